@@ -1,0 +1,89 @@
+# Everything happens in .venv of this checkout; a second call installs nothing again.
+# Needs python3 (3.11 or later) with venv, and make. Wheels only: no compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --prefer-binary
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installations into one environment must not run at the same time.
+.NOTPARALLEL:
+.PHONY: help demo test coverage lint format types layers docs bench-overhead build clean
+
+help:  ## show this list
+	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile \
+	| while IFS='|' read -r name text; do printf '  %-15s %s\n' "$$name" "$$text"; done
+
+demo: $(READY)-demo  ## meter a real training and inference run on this machine
+	@$(BIN)/mlmeter demo
+
+test: $(READY)-test  ## run the tests
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+coverage: $(READY)-test  ## run the tests and report branch coverage
+	@$(BIN)/python -m pytest -q --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(READY)-lint  ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY)-lint  ## apply the formatter and safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(READY)-lint  ## check types, strictly
+	@$(BIN)/mypy
+
+layers: $(READY)-lint  ## check which module imports which
+	@$(BIN)/lint-imports --no-logo
+
+docs: $(READY)-docs  ## build the documentation into build/docs; a warning is an error
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+bench-overhead: $(READY)-demo  ## measure what metering costs the metered program
+	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
+
+build: $(READY)-build  ## build the wheel and the sdist into dist
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+
+clean:  ## remove the virtual environment, caches and everything built
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	  .coverage .coverage.*
+	@find mlmeter tests docs benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- the virtual environment, in steps: a stamp file tells what is installed --------------------
+
+$(READY):
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "mlmeter needs Python 3.11 or later, and '$(PYTHON)' was not found."; \
+	  echo "  Debian, Ubuntu: sudo apt-get install python3 python3-venv"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "mlmeter needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)."; \
+	  echo "  If a newer one is installed, name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: its venv module is incomplete."; \
+	  echo "  Debian, Ubuntu: sudo apt-get install python3-venv"; exit 1; } >&2
+	@echo "making $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The checkout is installed as a link (-e): only a change of pyproject.toml installs again.
+$(READY)-%: pyproject.toml | $(READY)
+	@echo "installing mlmeter[$*] into $(VENV) (the first time takes a minute)"
+	@$(PIP_INSTALL) -e '.[$(or $(EXTRAS_$*),$*)]'
+	@touch $@
+
+EXTRAS_test := demo,test
+# The type checker reads the libraries that the tests and the demo use.
+EXTRAS_lint := demo,lint
+$(READY)-build: | $(READY)
+	@echo "installing build into $(VENV)"
+	@$(PIP_INSTALL) 'build>=1.2'
+	@touch $@

@@ -1,0 +1,44 @@
+"""What a source of readings is: a structural protocol, no base class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from mlmeter.measurement import Domain, Failure, Reading
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Reads raw integers from one kind of hardware.
+
+    A backend reports facts. It never scales, unwraps, subtracts, sleeps or starts threads.
+    It is opened once, then read from the sampler's thread and, if its domains are cheap to
+    read, from the threads of the metered program too.
+
+    Two more attributes are used where they exist: `unreadable`, a sequence of `Unavailable`
+    for domains that are there but cannot be read, and `notes`, texts that users must know.
+
+    Attributes:
+        name: one word, the `source` of its domains.
+    """
+
+    name: str
+
+    def open(self) -> Sequence[Domain]:
+        """Find the domains and prepare to read them.
+
+        Raises:
+            BackendUnavailableError: nothing can be read here; reason and remedy say why.
+        """
+
+    def read(self) -> Sequence[Reading | Failure]:
+        """Read every open domain once.
+
+        A domain that fails gives a `Failure`: transient, or lost (``lost=True``: the device
+        is gone; the next `read` tries again). Any exception means that the whole backend has
+        failed; it is then asked again at longer and longer intervals.
+        """
+
+    def close(self) -> None:
+        """Release what `open` took; harmless when called twice."""

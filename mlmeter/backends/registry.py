@@ -1,0 +1,130 @@
+"""Which backends there are, in which order they are tried, and which domains win.
+
+Adding hardware is one file and one line here, or an entry point of the group
+``mlmeter.backends`` in somebody else's package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import NamedTuple, cast
+
+from mlmeter.backends.base import Backend
+from mlmeter.errors import ArgumentError, BackendUnavailableError
+from mlmeter.measurement import Domain, Provenance, Unavailable
+
+ENTRY_POINT_GROUP = "mlmeter.backends"
+
+
+class Builtin(NamedTuple):
+    """A backend of ours: where its class is and what it can read."""
+
+    name: str
+    target: str
+    kinds: tuple[str, ...]
+    estimates: bool = False
+
+
+# Probe order: counters first, an estimate only for a kind that nothing measures.
+BUILTINS = (
+    Builtin("rapl", "mlmeter.backends.rapl:RaplBackend", ("cpu", "dram", "psys")),
+    Builtin("nvml", "mlmeter.backends.nvml:NvmlBackend", ("gpu",)),
+    Builtin("cpu_estimate", "mlmeter.backends.cpu_estimate:CpuEstimateBackend", ("cpu",), estimates=True),
+)
+
+
+class Opened(NamedTuple):
+    """One opened backend with its domains."""
+
+    backend: Backend
+    domains: tuple[Domain, ...]
+
+
+class Probe(NamedTuple):
+    """What a machine offers: opened backends, and what gave nothing and why."""
+
+    opened: tuple[Opened, ...]
+    unavailable: tuple[Unavailable, ...]
+    notes: tuple[str, ...]
+
+
+def backend_names() -> tuple[str, ...]:
+    """Return the names that `backends=[...]` accepts."""
+    return (*(builtin.name for builtin in BUILTINS), *_entry_points())
+
+
+def check_selection(backends: Sequence[str | Backend] | None) -> tuple[str | Backend, ...] | None:
+    """Validate the `backends` argument of a meter.
+
+    Raises:
+        ArgumentError: a name is unknown or an object is no backend.
+    """
+    if backends is None:
+        return None
+    if isinstance(backends, (str, bytes)) or not isinstance(backends, Iterable):
+        raise ArgumentError(f'backends: expected a list such as ["rapl", "nvml"], not {backends!r}')
+    selection = tuple(backends)
+    if not selection:
+        raise ArgumentError("backends: an empty list meters nothing; use None for the best of this machine")
+    for item in selection:
+        if isinstance(item, str):
+            if item not in backend_names():
+                known = ", ".join(backend_names())
+                raise ArgumentError(f"backends: unknown backend {item!r}; known are {known}")
+        elif isinstance(item, type) or not isinstance(item, Backend):
+            raise ArgumentError(
+                f"backends: {item!r} is neither a name nor an object with name, open(), read() and close()"
+            )
+    return selection
+
+
+def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
+    """Open the selected backends, or the best source of every domain.
+
+    A backend that cannot be opened, for whatever reason, is reported, not raised.
+    """
+    opened: list[Opened] = []
+    unavailable: list[Unavailable] = []
+    notes: list[str] = []
+    metered: set[str] = set()
+    for item in backend_names() if selection is None else selection:
+        builtin = next((entry for entry in BUILTINS if entry.name == item), None)
+        if selection is None and builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
+            continue
+        name = item if isinstance(item, str) else item.name
+        try:
+            backend = _load(item) if isinstance(item, str) else item
+            domains = tuple(backend.open())
+        except Exception as error:  # a foreign backend may raise anything; the others go on
+            unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
+            continue
+        opened.append(Opened(backend, domains))
+        metered.update(domain.kind for domain in domains if domain.provenance is not Provenance.ESTIMATED)
+        unavailable.extend(getattr(backend, "unreadable", ()))
+        notes.extend(getattr(backend, "notes", ()))
+    return Probe(tuple(opened), tuple(unavailable), tuple(notes))
+
+
+def _entry_points() -> tuple[str, ...]:
+    from importlib.metadata import entry_points
+
+    return tuple(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _load(name: str) -> Backend:
+    for builtin in BUILTINS:
+        if builtin.name == name:
+            module, _, attribute = builtin.target.partition(":")
+            return cast("Backend", getattr(import_module(module), attribute)())
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    return cast("Backend", entry.load()())
+
+
+def _explain(name: str, kinds: tuple[str, ...], error: Exception) -> Unavailable:
+    if isinstance(error, BackendUnavailableError):
+        return Unavailable(source=name, kinds=kinds, reason=error.reason, remedy=error.remedy)
+    reason = f"opening it raised {type(error).__name__}: {error}"
+    return Unavailable(source=name, kinds=kinds, reason=reason)

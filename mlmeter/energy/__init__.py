@@ -1,0 +1,1 @@
+"""Arithmetic of energy: pure, no thread, clock, file or log."""

@@ -1,0 +1,121 @@
+"""Energies as the columns that frames and files show; absent numbers are NaN here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlmeter.measurement import Energy, Provenance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlmeter.energy.attribution import Energies
+
+PROVENANCES = tuple(Provenance)
+ENERGY_COLUMNS = (
+    "energy_joules",
+    "low_joules",
+    "high_joules",
+    "sigma_statistical_joules",
+    "sigma_systematic_joules",
+    "provenance",
+    "method",
+    "resolved",
+    "coverage_ratio",
+)
+
+Columns = dict[str, "NDArray[Any]"]
+
+
+def energy_columns(energies: Energies) -> Columns:
+    """Return the energy columns of one domain, each of shape (spans,)."""
+    readable = energies.readable
+    estimated = energies.domain.provenance is Provenance.ESTIMATED
+    nothing = np.full(len(readable), np.nan)
+    sigma = np.where(readable, energies.sigma, np.nan)
+    method = "load_estimate" if estimated else energies.method
+    return {
+        "energy_joules": np.where(readable, energies.joules, np.nan),
+        "low_joules": np.where(readable, energies.low, np.nan),
+        "high_joules": np.where(readable, energies.high, np.nan),
+        "sigma_statistical_joules": nothing if estimated else sigma,
+        "sigma_systematic_joules": sigma if estimated else nothing,
+        "provenance": np.where(readable, str(energies.domain.provenance), None),
+        "method": np.where(readable, method, None),
+        "resolved": energies.resolved,
+        "coverage_ratio": np.where(readable, energies.coverage_ratio, 0.0),
+    }
+
+
+def total_columns(parts: Sequence[Columns], spans: int) -> Columns:
+    """Add the columns of distinct domains, span by span.
+
+    Statistical uncertainties of different sensors are independent (root of the sum of
+    squares); systematic ones are added, which is the safe side. A sum is as well covered,
+    as resolved and of the provenance as its worst part.
+    """
+    if not parts:
+        return _nothing(spans)
+    stacked = {name: np.stack([part[name] for part in parts]) for name in ENERGY_COLUMNS}
+    readable = ~np.isnan(stacked["energy_joules"])
+    some = readable.any(axis=0)
+    ranks = np.zeros(readable.shape, dtype=np.int64)
+    for rank, provenance in enumerate(PROVENANCES):
+        ranks[stacked["provenance"] == str(provenance)] = rank
+    names = np.array([str(provenance) for provenance in PROVENANCES], dtype=object)
+    methods = np.where(readable.sum(axis=0) > 1, "sum", _first(stacked["method"], readable))
+    return {
+        **{name: _sum(stacked[name], some) for name in ("energy_joules", "low_joules", "high_joules")},
+        "sigma_statistical_joules": np.sqrt(_sum(stacked["sigma_statistical_joules"] ** 2)),
+        "sigma_systematic_joules": _sum(stacked["sigma_systematic_joules"]),
+        "provenance": np.where(some, names[ranks.max(axis=0)], None),
+        "method": np.where(some, methods, None),
+        "resolved": np.where(readable, stacked["resolved"], True).all(axis=0) & some,
+        "coverage_ratio": stacked["coverage_ratio"].min(axis=0),
+    }
+
+
+def energy_value(columns: Columns, row: int) -> Energy:
+    """Return one row as a value, absent numbers as None."""
+    values = {name: columns[name][row] for name in ENERGY_COLUMNS}
+    numbers = {
+        name: None if np.isnan(value) else float(value)
+        for name, value in values.items()
+        if name.endswith("_joules")
+    }
+    provenance = values["provenance"]
+    return Energy(
+        energy_joules=numbers["energy_joules"],
+        low_joules=numbers["low_joules"],
+        high_joules=numbers["high_joules"],
+        sigma_statistical_joules=numbers["sigma_statistical_joules"],
+        sigma_systematic_joules=numbers["sigma_systematic_joules"],
+        provenance=None if provenance is None else Provenance(provenance),
+        method=values["method"],
+        resolved=bool(values["resolved"]),
+        coverage_ratio=float(values["coverage_ratio"]),
+    )
+
+
+def _sum(values: NDArray[np.float64], some: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Add what is there; NaN where nothing is."""
+    there = ~np.isnan(values).all(axis=0) if some is None else some
+    return np.where(there, np.nansum(values, axis=0), np.nan)
+
+
+def _first(values: NDArray[Any], readable: NDArray[np.bool_]) -> NDArray[Any]:
+    return np.take_along_axis(values, readable.argmax(axis=0)[None, :], axis=0)[0]
+
+
+def _nothing(spans: int) -> Columns:
+    columns: Columns = {name: np.full(spans, np.nan) for name in ENERGY_COLUMNS if name.endswith("_joules")}
+    return {
+        **columns,
+        "provenance": np.full(spans, None, dtype=object),
+        "method": np.full(spans, None, dtype=object),
+        "resolved": np.zeros(spans, dtype=np.bool_),
+        "coverage_ratio": np.zeros(spans),
+    }

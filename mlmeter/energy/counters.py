@@ -1,0 +1,217 @@
+"""Raw readings of one cumulative counter to rows of a timeline: unwrap, resets, stuck.
+
+A row says: the refresh that brought the total to `total_counts` happened in the bracket
+``(after_ns, before_ns]``. Rows are written when the counter changes; a reading that shows
+the old value only moves the next bracket's start. Gaps are spans in which energy may be
+missing; they never change a total, they lower the coverage and raise the upper bound.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.units import NANOSECONDS_PER_SECOND, SECONDS_PER_NANOSECOND
+
+# A counter that refreshes every 2 ms or faster is read at window edges, and its last refresh
+# is taken to be at most LONGEST_PERIOD_RATIO periods old.
+FAST_PERIOD_SECONDS = 0.002
+LONGEST_PERIOD_RATIO = 1.2
+# Without a limit from the hardware: more than any package or board draws.
+DEFAULT_MAX_POWER_WATTS = 2_000.0
+# A power limit is a mean over seconds; short turbo peaks reach several times a laptop's.
+PLAUSIBLE_POWER_RATIO = 2.5
+STUCK_PERIODS = 10
+STUCK_SECONDS = 1.0
+# Shorter means are dominated by the refresh time of the counter.
+SHORTEST_MEAN_SECONDS = 0.01
+
+
+class Remark(NamedTuple):
+    """An event before it is bound to a session: absolute time, kind, sentence."""
+
+    at_ns: int
+    kind: str
+    message: str
+
+
+class Rows(NamedTuple):
+    """Immutable copy of what has been collected of one domain.
+
+    For a counter: `after_ns`, `before_ns` and cumulative counts since the first reading.
+    For a gauge: begin and end of each read and the raw value.
+    """
+
+    after_ns: array[int]
+    before_ns: array[int]
+    counts: array[int]
+    gaps_ns: tuple[tuple[int, int], ...]
+    last_ns: int | None
+    readings: int
+    resets: int
+    largest_mean_watts: float
+
+
+class CounterRows:
+    """Collects the readings of one counter domain, in any order of arrival."""
+
+    def __init__(self, domain: Domain) -> None:
+        if domain.joules_per_count is None:
+            raise ValueError(f"{domain.name} is a gauge, not a counter")
+        self._domain = domain
+        self._joules_per_count = domain.joules_per_count
+        self._fast = domain.update_period_seconds <= FAST_PERIOD_SECONDS
+        # The period of a slow hardware counter is a first guess; an estimate's is known.
+        self._trusted = self._fast or domain.provenance is Provenance.ESTIMATED
+        self._period_ns = round(domain.update_period_seconds * NANOSECONDS_PER_SECOND)
+        self._longest_period_ns = round(self._period_ns * LONGEST_PERIOD_RATIO)
+        self._stuck_ns = round(max(STUCK_PERIODS * domain.update_period_seconds, STUCK_SECONDS) * 1e9)
+        self._after = array("q")
+        self._before = array("q")
+        self._totals = array("q")
+        self._gaps: list[tuple[int, int]] = []
+        self._last: Reading | None = None
+        self._failing_since_ns: int | None = None
+        self._stuck_reported = False
+        self._largest_mean_watts = 0.0
+        self._mean_anchor = 0
+        self.readings = 0
+        self.resets = 0
+        self.remarks: list[Remark] = []
+
+    def add(self, reading: Reading) -> None:
+        """Take one reading; one older than what is known is dropped."""
+        last = self._last
+        if last is not None and reading.end_ns <= last.end_ns:
+            return
+        self.readings += 1
+        self._end_of_failures(reading)
+        if last is None:
+            self._append(reading.end_ns - self._longest_period_ns, reading.end_ns, 0)
+        elif reading.value == last.value:
+            self._unchanged(reading)
+        else:
+            self._changed(last, reading)
+        self._last = reading
+
+    def fail(self, failure: Failure) -> None:
+        """Note that the domain could not be read; the next reading covers the time in between."""
+        if self._failing_since_ns is None:
+            self._failing_since_ns = failure.at_ns
+            kind = "lost" if failure.lost else "gap"
+            self.remarks.append(Remark(failure.at_ns, kind, f"{self._domain.name}: {failure.reason}"))
+
+    def close(self, end_ns: int) -> None:
+        """Book a gap up to `end_ns` if the counter could no longer be read at the end."""
+        if self._failing_since_ns is not None:
+            start = self._last.begin_ns if self._last is not None else self._failing_since_ns
+            self._add_gap(start, end_ns)
+
+    def refreshed_since(self, time_ns: int) -> bool:
+        """Return whether the counter has been seen to count up to `time_ns`; True if it fails."""
+        if self._failing_since_ns is not None or not self._totals:
+            return True
+        return (self._before if self._trusted else self._after)[-1] >= time_ns
+
+    def snapshot(self) -> Rows:
+        """Return a copy of the rows so far."""
+        return Rows(
+            after_ns=self._after[:],
+            before_ns=self._before[:],
+            counts=self._totals[:],
+            gaps_ns=tuple(self._gaps),
+            last_ns=self._last.end_ns if self._last is not None else None,
+            readings=self.readings,
+            resets=self.resets,
+            largest_mean_watts=self._largest_mean_watts,
+        )
+
+    def _changed(self, last: Reading, reading: Reading) -> None:
+        """Book a step: plain, wrapped, or a reset after which the count starts anew."""
+        step = reading.value - last.value
+        if step < 0 and self._domain.modulus is not None:
+            step += self._domain.modulus
+        # From the earliest possible time of the last refresh: a late refresh is a big step, not a reset.
+        elapsed_seconds = (reading.end_ns - self._after[-1]) * SECONDS_PER_NANOSECOND
+        plausible_joules = 1.2 * self._plausible_watts() * (
+            elapsed_seconds + self._domain.update_period_seconds
+        ) + self._joules_per_count
+        after = last.begin_ns
+        if self._trusted:
+            after = max(after, reading.end_ns - self._longest_period_ns)
+        if self._wraps_unknown(reading.end_ns - last.end_ns):
+            self._lose(last, reading, "gap", "was not read for longer than it takes to wrap")
+            step = 0
+        elif step < 0 or step * self._joules_per_count > plausible_joules:
+            self.resets += 1
+            self._lose(last, reading, "reset", f"fell or jumped from {last.value} to {reading.value} counts")
+            step = 0
+        self._append(after, reading.end_ns, self._totals[-1] + step)
+        self._stuck_reported = False
+
+    def _unchanged(self, reading: Reading) -> None:
+        """Notice a slow refresh or a counter that stands still."""
+        since_change_ns = reading.begin_ns - self._before[-1]
+        if self._fast and since_change_ns < self._stuck_ns:
+            # The counter has shown that its period can be longer than assumed.
+            self._longest_period_ns = max(
+                self._longest_period_ns, round(LONGEST_PERIOD_RATIO * since_change_ns)
+            )
+        if since_change_ns < self._stuck_ns:
+            return
+        if not self._stuck_reported:
+            self._stuck_reported = True
+            text = f"{self._domain.name}: counter has stood still for {since_change_ns / 1e9:.1f} s"
+            self.remarks.append(Remark(reading.end_ns, "stuck", text))
+        self._add_gap(self._before[-1], reading.begin_ns)
+
+    def _end_of_failures(self, reading: Reading) -> None:
+        if self._failing_since_ns is None:
+            return
+        seconds = (reading.end_ns - self._failing_since_ns) / 1e9
+        text = f"{self._domain.name}: readable again after {seconds:.3f} s; that time is known as one sum"
+        self.remarks.append(Remark(reading.end_ns, "gap", text))
+        self._failing_since_ns = None
+
+    def _wraps_unknown(self, silent_ns: int) -> bool:
+        modulus = self._domain.modulus
+        if modulus is None:
+            return False
+        horizon_seconds = modulus * self._joules_per_count / self._bounding_watts()
+        return silent_ns / 1e9 > horizon_seconds
+
+    def _lose(self, last: Reading, reading: Reading, kind: str, what: str) -> None:
+        self._add_gap(last.end_ns, reading.end_ns)
+        seconds = (reading.end_ns - last.end_ns) / 1e9
+        text = f"{self._domain.name}: counter {what}; energy of {seconds:.3f} s is not known"
+        self.remarks.append(Remark(reading.end_ns, kind, text))
+
+    def _add_gap(self, start_ns: int, end_ns: int) -> None:
+        """Add a gap, joined with the last one if they touch."""
+        if self._gaps and start_ns <= self._gaps[-1][1]:
+            start_ns = min(start_ns, self._gaps[-1][0])
+            end_ns = max(end_ns, self._gaps[-1][1])
+            self._gaps.pop()
+        if end_ns > start_ns:
+            self._gaps.append((start_ns, end_ns))
+
+    def _append(self, after_ns: int, before_ns: int, total: int) -> None:
+        self._after.append(after_ns)
+        self._before.append(before_ns)
+        self._totals.append(total)
+        anchor = self._mean_anchor
+        seconds = (before_ns - self._before[anchor]) * SECONDS_PER_NANOSECOND
+        if seconds >= max(SHORTEST_MEAN_SECONDS, self._domain.update_period_seconds / 2):
+            watts = (total - self._totals[anchor]) * self._joules_per_count / seconds
+            self._largest_mean_watts = max(self._largest_mean_watts, watts)
+            self._mean_anchor = len(self._totals) - 1
+
+    def _bounding_watts(self) -> float:
+        return max(self._domain.max_power_watts or DEFAULT_MAX_POWER_WATTS, 1.5 * self._largest_mean_watts)
+
+    def _plausible_watts(self) -> float:
+        limit = self._domain.max_power_watts
+        if limit is None:
+            return DEFAULT_MAX_POWER_WATTS
+        return max(PLAUSIBLE_POWER_RATIO * limit, 1.5 * self._largest_mean_watts)

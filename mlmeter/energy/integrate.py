@@ -1,0 +1,82 @@
+"""Readings of a power gauge to rows that can be integrated.
+
+Every reading is kept, also unchanged ones: a held value is not a ramp to the next one.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from mlmeter.energy.counters import Remark, Rows
+from mlmeter.measurement import Domain, Failure, Reading
+
+GAP_PERIODS = 3
+GAP_SECONDS = 1.0
+
+
+class GaugeRows:
+    """Collects the readings of one power-only domain."""
+
+    def __init__(self, domain: Domain) -> None:
+        if domain.watts_per_count is None:
+            raise ValueError(f"{domain.name} is a counter, not a gauge")
+        self._domain = domain
+        self._watts_per_count = domain.watts_per_count
+        self._gap_ns = round(max(GAP_PERIODS * domain.update_period_seconds, GAP_SECONDS) * 1e9)
+        self._begin = array("q")
+        self._end = array("q")
+        self._counts = array("q")
+        self._gaps: list[tuple[int, int]] = []
+        self._failing_since_ns: int | None = None
+        self._largest_watts = 0.0
+        self.readings = 0
+        self.resets = 0
+        self.remarks: list[Remark] = []
+
+    def add(self, reading: Reading) -> None:
+        """Take one reading; one older than what is known is dropped."""
+        if self._end and reading.end_ns <= self._end[-1]:
+            return
+        self.readings += 1
+        self._failing_since_ns = None
+        if self._end and reading.begin_ns - self._end[-1] > self._gap_ns:
+            self._book_gap(reading.begin_ns)
+        self._begin.append(reading.begin_ns)
+        self._end.append(reading.end_ns)
+        self._counts.append(reading.value)
+        self._largest_watts = max(self._largest_watts, reading.value * self._watts_per_count)
+
+    def fail(self, failure: Failure) -> None:
+        """Note that the domain could not be read."""
+        if self._failing_since_ns is None:
+            self._failing_since_ns = failure.at_ns
+            kind = "lost" if failure.lost else "gap"
+            self.remarks.append(Remark(failure.at_ns, kind, f"{self._domain.name}: {failure.reason}"))
+
+    def close(self, end_ns: int) -> None:
+        """Book a gap up to `end_ns` if power has not been read for long."""
+        if self._end and end_ns - self._end[-1] > self._gap_ns:
+            self._book_gap(end_ns)
+
+    def refreshed_since(self, time_ns: int) -> bool:
+        """Return whether power has been read since `time_ns`; True if it fails."""
+        return self._failing_since_ns is not None or not self._end or self._begin[-1] >= time_ns
+
+    def snapshot(self) -> Rows:
+        """Return a copy of the rows so far."""
+        return Rows(
+            after_ns=self._begin[:],
+            before_ns=self._end[:],
+            counts=self._counts[:],
+            gaps_ns=tuple(self._gaps),
+            last_ns=self._end[-1] if self._end else None,
+            readings=self.readings,
+            resets=self.resets,
+            largest_mean_watts=self._largest_watts,
+        )
+
+    def _book_gap(self, end_ns: int) -> None:
+        start_ns = self._end[-1]
+        self._gaps.append((start_ns, end_ns))
+        text = f"{self._domain.name}: power was not read for {(end_ns - start_ns) / 1e9:.1f} s"
+        self.remarks.append(Remark(end_ns, "gap", text))

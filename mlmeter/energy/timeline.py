@@ -1,0 +1,268 @@
+"""Cumulative joules over time of one domain, with hard bounds.
+
+All times are float64 seconds since the session started. The bounds hold whatever happens
+between two refreshes, as long as the power stays within [0, `max_power_watts`].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, Rows
+from mlmeter.energy.knots import edge_knots
+from mlmeter.measurement import Domain
+from mlmeter.units import SECONDS_PER_NANOSECOND
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Seconds = NDArray[np.float64]
+    Joules = NDArray[np.float64]
+
+
+class Timeline(Protocol):
+    """What attribution asks of a domain's curve."""
+
+    method: str
+
+    @property
+    def known(self) -> bool:
+        """Whether any energy can be told at all."""
+
+    def energy_at(self, times: Seconds) -> Joules:
+        """Return cumulative joules at `times`."""
+
+    def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
+        """Return the least and the greatest energy that each span can have."""
+
+    def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
+        """Return the metered time in each span."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Cumulative length of the spans in which energy may be missing."""
+
+    times: Seconds
+    lengths: Seconds
+
+    @classmethod
+    def of(cls, spans: list[tuple[float, float]]) -> Gaps:
+        """Build from disjoint spans in seconds."""
+        spans = sorted(spans)
+        times = np.array([edge for span in spans for edge in span] or [0.0])
+        lengths = np.concatenate(([0.0], np.cumsum([end - start for start, end in spans])))
+        return cls(times=times, lengths=np.repeat(lengths, 2)[1:-1] if spans else np.zeros(1))
+
+    def between(self, starts: Seconds, ends: Seconds) -> Seconds:
+        """Return the seconds of gap in each span."""
+        upto = np.interp(ends, self.times, self.lengths) - np.interp(starts, self.times, self.lengths)
+        return np.asarray(upto, dtype=np.float64)
+
+
+class CounterTimeline:
+    """The curve of a counter: interpolated between refreshes, bounded by its rows.
+
+    Args:
+        after, before: bracket of each refresh in seconds, shape (rows,).
+        joules: cumulative energy that the counter showed then, shape (rows,).
+        resolution_joules: one count.
+        period_seconds: mean time between refreshes.
+        max_power_watts, min_power_watts: limits of the domain's power.
+        gaps: spans in which energy may be missing.
+        interval_ratios: 95 % factors of an estimate, (1, 1) for a counter.
+    """
+
+    def __init__(
+        self,
+        after: Seconds,
+        before: Seconds,
+        joules: Joules,
+        *,
+        resolution_joules: float,
+        period_seconds: float,
+        max_power_watts: float,
+        min_power_watts: float = 0.0,
+        gaps: Gaps | None = None,
+        interval_ratios: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self.after, self.before, self.joules = after, before, joules
+        self.resolution_joules = resolution_joules
+        self.period_seconds = period_seconds
+        self.max_power_watts, self.min_power_watts = max_power_watts, min_power_watts
+        self.gaps = gaps or Gaps.of([])
+        self.interval_ratios = interval_ratios
+        fast = period_seconds <= FAST_PERIOD_SECONDS
+        self.method = "counter_edges" if fast else "interpolated"
+        if fast:
+            self._times, self._knots = edge_knots(after, before, joules, period_seconds)
+        else:
+            self._times, self._knots = (after + before) / 2, joules
+
+    @property
+    def known(self) -> bool:
+        """Whether the counter has moved: one that never did tells nothing."""
+        return len(self.joules) > 1 and bool(self.joules[-1] > self.joules[0])
+
+    def energy_at(self, times: Seconds) -> Joules:
+        """Return cumulative joules at `times`; beyond the rows with the power next to them."""
+        knots, values = self._times, self._knots
+        energies = np.interp(times, knots, values)
+        early, late = times < knots[0], times > knots[-1]
+        if early.any():
+            energies = np.where(early, values[0] - (knots[0] - times) * self._end_power(0), energies)
+        if late.any():
+            energies = np.where(late, values[-1] + (times - knots[-1]) * self._end_power(-1), energies)
+        lower, upper = self._lower(times), self._upper(times)
+        return np.asarray(np.clip(energies, lower, np.maximum(lower, upper)), dtype=np.float64)
+
+    def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
+        """Return the least and the greatest energy that each span can have."""
+        gap_seconds = self.gaps.between(starts, ends)
+        metered = np.maximum(ends - starts - gap_seconds, 0.0)
+        low = np.maximum(self._lower(ends) - self._upper(starts), self.min_power_watts * metered)
+        high = np.minimum(self._upper(ends) - self._lower(starts), self.max_power_watts * metered)
+        low = np.maximum(low, 0.0)
+        high = np.maximum(low, high) + self.max_power_watts * gap_seconds
+        # An estimate can be wrong by its factors, wherever the refreshes were.
+        low_ratio, high_ratio = self.interval_ratios
+        return low * low_ratio, high * high_ratio
+
+    def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
+        """Return the metered time in each span."""
+        return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
+
+    def _end_power(self, end: int) -> float:
+        """Mean power beside the first (0) or last (-1) row, over 1 period or more where possible."""
+        times, values = self._times, self._knots
+        if len(times) < 2:
+            return 0.0
+        if end == 0:
+            far = min(int(np.searchsorted(times, times[0] + self.period_seconds)), len(times) - 1)
+            near = 0
+        else:
+            near = max(int(np.searchsorted(times, times[-1] - self.period_seconds, side="right")) - 1, 0)
+            far = len(times) - 1
+        span = times[far] - times[near]
+        return float((values[far] - values[near]) / span) if span > 0 else 0.0
+
+    def _neighbours(self, times: Seconds) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Indices of the last row surely before and of the row after it, clipped to the rows."""
+        after = np.searchsorted(self.before, times, side="right")
+        return np.maximum(after - 1, 0), np.minimum(after, len(self.before) - 1)
+
+    def _lower(self, times: Seconds) -> Joules:
+        before, after = self._neighbours(times)
+        least, most = self.min_power_watts, self.max_power_watts
+        from_last = self.joules[before] + least * np.maximum(times - self.before[before], 0.0)
+        from_next = self.joules[after] - most * np.maximum(self.before[after] - times, 0.0)
+        none_before, none_after = times < self.before[0], times >= self.before[-1]
+        from_last = np.where(none_before, -np.inf, from_last)
+        from_next = np.where(none_after, -np.inf, from_next)
+        return np.asarray(np.maximum(from_last, from_next), dtype=np.float64)
+
+    def _upper(self, times: Seconds) -> Joules:
+        before, after = self._neighbours(times)
+        least, most, count = self.min_power_watts, self.max_power_watts, self.resolution_joules
+        from_last = self.joules[before] + count + most * (times - self.after[before])
+        ahead = self.after[after] - times
+        from_next = self.joules[after] + count - np.where(ahead >= 0, least * ahead, most * ahead)
+        none_before, none_after = times < self.before[0], times >= self.before[-1]
+        from_last = np.where(none_before, np.inf, from_last)
+        from_next = np.where(none_after, np.inf, from_next)
+        return np.asarray(np.minimum(from_last, from_next), dtype=np.float64)
+
+
+class GaugeTimeline:
+    """The curve of a power gauge: trapezoids over its readings.
+
+    Its interval takes the power between two readings to lie between their values; a load in
+    step with the gauge can exceed it, which is why such energies are `derived`.
+    """
+
+    method = "integrated_power"
+
+    def __init__(
+        self, times: Seconds, watts: Joules, *, averaging_window_seconds: float, gaps: Gaps | None = None
+    ) -> None:
+        self.times = times - averaging_window_seconds / 2
+        self.watts = watts
+        self.gaps = gaps or Gaps.of([])
+        steps = np.diff(self.times)
+        # A gap is not a ramp: it contributes nothing and is told as lost coverage.
+        metered = np.where(self.gaps.between(self.times[:-1], self.times[1:]) > steps / 2, 0.0, steps)
+        pairs = np.stack([watts[:-1], watts[1:]]) if len(watts) > 1 else np.zeros((2, 0))
+        self._value, self._low, self._high = (
+            np.concatenate(([0.0], np.cumsum(power * metered)))
+            for power in (pairs.mean(axis=0), pairs.min(axis=0), pairs.max(axis=0))
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether power was read at least twice."""
+        return len(self.watts) > 1
+
+    def energy_at(self, times: Seconds) -> Joules:
+        """Return cumulative joules at `times`; the end values are held beyond the readings."""
+        return self._curve(self._value, times)
+
+    def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
+        """Return the least and the greatest energy of each span."""
+        low = self._curve(self._low, ends) - self._curve(self._low, starts)
+        high = self._curve(self._high, ends) - self._curve(self._high, starts)
+        highest = float(self.watts.max(initial=0.0))
+        return np.maximum(low, 0.0), high + highest * self.gaps.between(starts, ends)
+
+    def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
+        """Return the metered time in each span."""
+        return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
+
+    def _curve(self, values: Joules, times: Seconds) -> Joules:
+        inside = np.interp(times, self.times, values)
+        early = np.minimum(times - self.times[0], 0.0) * self.watts[0]
+        late = np.maximum(times - self.times[-1], 0.0) * self.watts[-1]
+        return np.asarray(inside + early + late, dtype=np.float64)
+
+
+def timeline_of(domain: Domain, rows: Rows, origin_ns: int) -> Timeline | None:
+    """Build the curve of one domain from its rows; None if it was never read."""
+    if not rows.counts:
+        return None
+    after = _seconds(rows.after_ns, origin_ns)
+    before = _seconds(rows.before_ns, origin_ns)
+    counts = np.frombuffer(rows.counts, dtype=np.int64).astype(np.float64)
+    gaps = Gaps.of([((start - origin_ns) * 1e-9, (end - origin_ns) * 1e-9) for start, end in rows.gaps_ns])
+    if domain.watts_per_count is not None:
+        return GaugeTimeline(
+            (after + before) / 2,
+            counts * domain.watts_per_count,
+            averaging_window_seconds=domain.averaging_window_seconds,
+            gaps=gaps,
+        )
+    joules_per_count = domain.joules_per_count or 0.0
+    return CounterTimeline(
+        after,
+        before,
+        counts * joules_per_count,
+        resolution_joules=joules_per_count,
+        period_seconds=domain.update_period_seconds,
+        max_power_watts=max_power_watts(domain, rows),
+        gaps=gaps,
+        interval_ratios=(domain.interval_low_ratio, domain.interval_high_ratio),
+    )
+
+
+def max_power_watts(domain: Domain, rows: Rows) -> float:
+    """Return a power that the domain did not exceed: its limit, widened by what was seen."""
+    seen = 1.5 * rows.largest_mean_watts
+    if domain.max_power_watts is not None:
+        return max(domain.max_power_watts, seen)
+    return seen if seen > 0 else DEFAULT_MAX_POWER_WATTS
+
+
+def _seconds(times_ns: object, origin_ns: int) -> Seconds:
+    integers = np.frombuffer(times_ns, dtype=np.int64)  # type: ignore[call-overload]  # array of "q"
+    return np.asarray((integers - origin_ns) * SECONDS_PER_NANOSECOND, dtype=np.float64)

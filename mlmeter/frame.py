@@ -1,0 +1,400 @@
+"""Results as tidy tables, and those as pandas frames.
+
+A table is plain columns, so that CSV files need no pandas. An absent number is NaN or None
+here, an empty cell in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlmeter.recording import TOTAL, Recording, Resolution
+from mlmeter.window_log import FAILED, OPEN, SYNCHRONISED
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
+SESSION_NAME = "(session)"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Named columns of equal length."""
+
+    name: str
+    columns: dict[str, Sequence[Any] | NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows in order."""
+        return zip(*self.columns.values(), strict=True)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield each row as a dictionary."""
+        for row in self.rows():
+            yield dict(zip(self.columns, row, strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a pandas frame (imports pandas)."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.columns))
+
+
+def build_table(recording: Recording, name: str) -> Table:
+    """Build one of `TABLES` from a recording."""
+    builders: dict[str, Callable[[Recording], Table]] = {
+        "phases": phases_table,
+        "windows": windows_table,
+        "window_names": window_names_table,
+        "domains": domains_table,
+        "samples": samples_table,
+        "events": events_table,
+    }
+    return builders[name](recording)
+
+
+def phases_table(recording: Recording) -> Table:
+    """One row per phase and domain, and the sum of the counted domains per phase."""
+    resolution = recording.resolution
+    count = len(resolution.phases)
+    windows = np.bincount(resolution.phase_of_window[1:], minlength=count)
+    seconds = _phase_seconds(resolution)
+    units = {unit: counts for unit, counts in _units_by_phase(recording).items() if counts.any()}
+    blocks = []
+    for domain, kind, energies in resolution.by_domain("phases"):
+        joules = energies["energy_joules"]
+        blocks.append(
+            {
+                "session": _repeat(recording.run.id, count),
+                "phase": np.array(resolution.phases, dtype=object),
+                "domain": _repeat(domain, count),
+                "kind": _repeat(kind, count),
+                "duration_seconds": seconds,
+                "windows": windows,
+                **energies,
+                "mean_power_watts": _ratio(joules, seconds),
+                "share_ratio": _ratio(joules, np.full(count, np.nansum(joules))),
+                **_unit_columns(joules, units),
+            }
+        )
+    return _join("phases", blocks)
+
+
+def windows_table(recording: Recording) -> Table:
+    """One row per window, domain and scope; window 0 is the session."""
+    facts = _window_facts(recording)
+    units = _units_by_window(recording)
+    blocks = []
+    for scope in ("exclusive", "inclusive"):
+        for domain, kind, energies in recording.resolution.by_domain(scope):
+            count = len(facts["window"])
+            left = {name: facts[name] for name in _WINDOW_COLUMNS[:8]}
+            right = {name: facts[name] for name in _WINDOW_COLUMNS[8:]}
+            blocks.append(
+                {
+                    **left,
+                    "domain": _repeat(domain, count),
+                    "kind": _repeat(kind, count),
+                    "scope": _repeat(scope, count),
+                    **energies,
+                    **right,
+                    **_unit_columns(energies["energy_joules"], units),
+                }
+            )
+    return _join("windows", blocks)
+
+
+_WINDOW_COLUMNS = (
+    "session",
+    "window",
+    "parent",
+    "name",
+    "phase",
+    "thread",
+    "start_seconds",
+    "duration_seconds",
+    "concurrent",
+    "failed",
+    "unfinished",
+    "synchronised",
+)
+
+
+def window_names_table(recording: Recording) -> Table:
+    """Windows of one name and phase pooled, children included; recursion is counted once."""
+    resolution, records = recording.resolution, recording.windows
+    label, parent = resolution.windows.label, resolution.windows.parent
+    outermost = label != np.where(parent >= 0, label[parent], -1)
+    rows = np.flatnonzero(outermost & (label >= 0))
+    labels = np.unique(label[rows])
+    group = np.searchsorted(labels, label[rows])
+    size = len(labels)
+    calls = np.bincount(group, minlength=size)
+    facts = _window_facts(recording)
+    seconds = np.bincount(group, weights=facts["duration_seconds"][rows], minlength=size)
+    units = {
+        unit: np.bincount(group, weights=np.nan_to_num(counts[rows]), minlength=size)
+        for unit, counts in _units_by_window(recording).items()
+    }
+    blocks = []
+    for domain, kind, energies in resolution.by_domain("inclusive"):
+        sums = {
+            name: np.bincount(group, weights=energies[name][rows], minlength=size)
+            for name in ("energy_joules", "low_joules", "high_joules")
+        }
+        blocks.append(
+            {
+                "session": _repeat(recording.run.id, size),
+                "name": np.array([records.label_table[number].name for number in labels], dtype=object),
+                "phase": np.array([records.label_table[number].phase for number in labels], dtype=object),
+                "domain": _repeat(domain, size),
+                "kind": _repeat(kind, size),
+                "windows": calls,
+                "duration_seconds": seconds,
+                "mean_duration_seconds": _ratio(seconds, calls),
+                **sums,
+                "provenance": _first_of_group(energies["provenance"][rows], group, size),
+                "mean_energy_joules": _ratio(sums["energy_joules"], calls),
+                "mean_power_watts": _ratio(sums["energy_joules"], seconds),
+                **_unit_columns(sums["energy_joules"], units),
+            }
+        )
+    return _join("window_names", blocks)
+
+
+def domains_table(recording: Recording) -> Table:
+    """One row per domain, and one per source that gave nothing, with the reason."""
+    rows = []
+    run = recording.run
+    totals = {name: columns for name, _, columns in recording.resolution.by_domain(TOTAL)}
+    for domain, collected in recording.domains:
+        energies = totals.get(domain.name)
+        readable = energies is not None and energies["provenance"][0] is not None
+        gaps = sum(_overlap(span, (run.start_ns, run.end_ns)) for span in collected.gaps_ns)
+        rows.append(
+            {
+                "session": run.id,
+                "domain": domain.name,
+                "kind": domain.kind,
+                "source": domain.source,
+                "uuid": domain.uuid,
+                "model_name": domain.model_name,
+                "host": run.facts.get("host"),
+                "update_period_seconds": domain.update_period_seconds,
+                "resolution_joules": domain.resolution_joules,
+                "provenance": str(domain.provenance) if readable else None,
+                "energy_joules": float(energies["energy_joules"][0]) if energies else np.nan,
+                "coverage_ratio": float(energies["coverage_ratio"][0]) if energies else 0.0,
+                "readings": collected.readings,
+                "resets": collected.resets,
+                "gaps_seconds": gaps * 1e-9,
+                "parent": domain.parent,
+                "counted": domain.counted,
+                "shared": domain.shared,
+                "reason": None if readable else "the counter gave no energy: never read, or it stood still",
+            }
+        )
+    for missing in recording.unavailable:
+        reason = f"{missing.reason}. {missing.remedy}" if missing.remedy else missing.reason
+        rows.append(
+            {
+                "session": run.id,
+                "domain": missing.source,
+                "kind": "/".join(missing.kinds),
+                "source": missing.source,
+                "host": run.facts.get("host"),
+                "coverage_ratio": 0.0,
+                "counted": False,
+                "reason": reason,
+            }
+        )
+    return Table("domains", {name: [row.get(name) for row in rows] for name in _DOMAIN_COLUMNS})
+
+
+_DOMAIN_COLUMNS = (
+    "session",
+    "domain",
+    "kind",
+    "source",
+    "uuid",
+    "model_name",
+    "host",
+    "update_period_seconds",
+    "resolution_joules",
+    "provenance",
+    "energy_joules",
+    "coverage_ratio",
+    "readings",
+    "resets",
+    "gaps_seconds",
+    "parent",
+    "counted",
+    "shared",
+    "reason",
+)
+
+
+def samples_table(recording: Recording) -> Table:
+    """Time series: joules since the start and mean watts since the row before."""
+    duration = recording.run.duration_seconds
+    blocks = []
+    for domain, rows in recording.domains:
+        timeline = recording.resolution.timelines[domain.name]
+        if timeline is None or not timeline.known:
+            continue
+        read_at = (np.array(rows.before_ns, dtype=np.int64) - recording.run.start_ns) * 1e-9
+        inside = read_at[(read_at > 0) & (read_at < duration)]
+        times = np.unique(np.concatenate(([0.0], inside, [duration])))
+        joules = timeline.energy_at(times) - timeline.energy_at(np.zeros(1))
+        watts = np.concatenate(([np.nan], _ratio(np.diff(joules), np.diff(times))))
+        blocks.append(
+            {
+                "session": _repeat(recording.run.id, len(times)),
+                "time_seconds": times,
+                "domain": _repeat(domain.name, len(times)),
+                "kind": _repeat(domain.kind, len(times)),
+                "energy_joules": joules,
+                "power_watts": watts,
+            }
+        )
+    empty: dict[str, Sequence[Any] | NDArray[Any]] = {
+        name: [] for name in ("session", "time_seconds", "domain", "kind", "energy_joules", "power_watts")
+    }
+    return _join("samples", blocks) if blocks else Table("samples", empty)
+
+
+def events_table(recording: Recording) -> Table:
+    """One row per event, in order of time."""
+    events = sorted(recording.events, key=lambda event: event.time_seconds)
+    return Table(
+        "events",
+        {
+            "session": [recording.run.id] * len(events),
+            "time_seconds": [event.time_seconds for event in events],
+            "kind": [event.kind for event in events],
+            "domain": [event.domain for event in events],
+            "message": [event.message for event in events],
+        },
+    )
+
+
+def _window_facts(recording: Recording) -> dict[str, NDArray[Any]]:
+    """Columns of windows that do not depend on a domain; row 0 is the session."""
+    run, records, resolution = recording.run, recording.windows, recording.resolution
+    count = len(records) + 1
+    labels = [records.label_table[number] for number in records.labels]
+    ids = np.concatenate(([0], np.array(records.ids, dtype=np.int64)))
+    windows = resolution.windows
+    starts = (np.array(records.starts_ns, dtype=np.int64) - run.start_ns) * 1e-9
+    durations = np.bincount(windows.owner, weights=windows.end - windows.start, minlength=count)
+    flags = np.concatenate(([0], np.array(records.flags, dtype=np.int64)))
+    parents = np.array([None, *ids[windows.parent[1:]].tolist()], dtype=object)
+    names = [records.thread_names[number] for number in records.threads]
+    return {
+        "session": _repeat(run.id, count),
+        "window": ids,
+        "parent": parents,
+        "name": np.array([SESSION_NAME, *(label.name for label in labels)], dtype=object),
+        "phase": np.array([run.base_phase, *(label.phase for label in labels)], dtype=object),
+        "thread": np.array([None, *names], dtype=object),
+        "start_seconds": np.concatenate(([0.0], starts)),
+        "duration_seconds": durations,
+        "concurrent": resolution.ownership.concurrent,
+        "failed": (flags & FAILED) > 0,
+        "unfinished": (flags & OPEN) > 0,
+        "synchronised": (flags & SYNCHRONISED) > 0,
+    }
+
+
+def _units_by_window(recording: Recording) -> dict[str, NDArray[np.float64]]:
+    """Counts of work of each window, NaN where a window has none of the unit."""
+    ids = np.array(recording.windows.ids, dtype=np.int64)
+    table = {}
+    for unit, (window_ids, counts) in sorted(recording.windows.units.items()):
+        rows = np.searchsorted(ids, np.array(window_ids, dtype=np.int64)) + 1
+        valid = np.isin(np.array(window_ids, dtype=np.int64), ids)
+        sums = np.zeros(len(ids) + 1)
+        seen = np.zeros(len(ids) + 1, dtype=np.bool_)
+        np.add.at(sums, rows[valid], np.array(counts)[valid])
+        seen[rows[valid]] = True
+        table[unit] = np.where(seen, sums, np.nan)
+    return table
+
+
+def _units_by_phase(recording: Recording) -> dict[str, NDArray[np.float64]]:
+    """Counts of work of each phase; a count that an enclosing window of the phase has too is not added."""
+    resolution = recording.resolution
+    parent, phase = resolution.windows.parent, resolution.phase_of_window
+    table = {}
+    for unit, counts in _units_by_window(recording).items():
+        sums = np.zeros(len(resolution.phases))
+        for row in np.flatnonzero(~np.isnan(counts)):
+            ancestor = parent[row]
+            while ancestor > 0 and (phase[ancestor] != phase[row] or np.isnan(counts[ancestor])):
+                ancestor = parent[ancestor]
+            if ancestor <= 0:
+                sums[phase[row]] += counts[row]
+        table[unit] = sums
+    return table
+
+
+def _unit_columns(
+    joules: NDArray[np.float64], units: dict[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    columns = {}
+    for unit, counts in units.items():
+        columns[unit] = np.where(counts > 0, counts, np.nan)
+        columns[f"joules_per_{singular(unit)}"] = _ratio(joules, counts)
+    return columns
+
+
+def singular(unit: str) -> str:
+    """Return the unit of one: ``samples`` gives ``sample``; ``flops`` and the like stay."""
+    irregular = {"flops": "flop", "batches": "batch", "queries": "query", "bytes": "byte"}
+    if unit in irregular:
+        return irregular[unit]
+    return unit[:-1] if unit.endswith("s") and not unit.endswith("ss") else unit
+
+
+def _phase_seconds(resolution: Resolution) -> NDArray[np.float64]:
+    """Time of each phase; an instant with several owners counts in parts, so phases fill the session."""
+    ownership = resolution.ownership
+    return np.bincount(
+        resolution.phase_of_window[ownership.owner],
+        weights=ownership.share_out(np.diff(ownership.edges)),
+        minlength=len(resolution.phases),
+    )
+
+
+def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide; NaN where there is nothing to divide by."""
+    result = np.full(len(numerator), np.nan)
+    np.divide(numerator, denominator, out=result, where=np.nan_to_num(denominator) > 0)
+    return result
+
+
+def _first_of_group(values: NDArray[Any], group: NDArray[np.int64], size: int) -> NDArray[Any]:
+    first = np.full(size, None, dtype=object)
+    first[group[::-1]] = values[::-1]
+    return first
+
+
+def _overlap(span: tuple[int, int], session: tuple[int, int]) -> int:
+    return max(0, min(span[1], session[1]) - max(span[0], session[0]))
+
+
+def _repeat(value: str, count: int) -> NDArray[Any]:
+    return np.full(count, value, dtype=object)
+
+
+def _join(name: str, blocks: Sequence[dict[str, Any]]) -> Table:
+    return Table(name, {column: np.concatenate([block[column] for block in blocks]) for column in blocks[0]})

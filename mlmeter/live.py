@@ -1,0 +1,284 @@
+"""A running session: sources, windows and events, until they become a recording."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import warnings
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlmeter.backends.base import Backend
+from mlmeter.errors import EstimateWarning, MLMeterWarning, NothingMeteredWarning
+from mlmeter.measurement import Energy, Event, Provenance, Unavailable
+from mlmeter.recording import Recording, Run
+from mlmeter.report.facts import host_facts
+from mlmeter.sampler import Sampler, Subscription
+from mlmeter.session import Session
+from mlmeter.sources import POOL, Source
+from mlmeter.window_log import WindowLog
+
+if TYPE_CHECKING:
+    from mlmeter.energy.counters import Rows
+    from mlmeter.window import Window
+
+# Rows kept from before a session or window: their slope tells the power at its start.
+ROWS_BEFORE = 8
+# How long the end of a session may wait for the slowest counter to show it.
+SETTLE_PERIODS = 2
+LONGEST_SETTLE_SECONDS = 0.25
+SETTLE_STEPS = 20
+MOST_REMARKS = 1_000
+
+logger = logging.getLogger("mlmeter")
+_run_numbers = itertools.count(1)
+
+
+class LiveSession:
+    """Collects what happens between the start and the stop of one meter.
+
+    It is the recorder of its windows; see `mlmeter.window.Recorder`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_phase: str,
+        backends: tuple[str | Backend, ...] | None,
+        period_seconds: float,
+        synchronise: Callable[[], object] | None,
+        on_window: Callable[[Window], object] | None,
+        facts: Mapping[str, Any],
+        sampler: Sampler,
+    ) -> None:
+        self.log = WindowLog()
+        self.running = False
+        self.base_phase = base_phase
+        self.edge: Callable[[], None] | None = None
+        self.synchronise = synchronise
+        self.now_ns = sampler.clock.now_ns
+        self.finished: deque[Window] | None = deque() if on_window is not None else None
+        self._name = name
+        self._backends = backends
+        self._period_seconds = period_seconds
+        self._on_window = on_window
+        self._facts = facts
+        self._sampler = sampler
+        self._lock = threading.RLock()
+        self._sources: tuple[Source, ...] = ()
+        self._subscription: Subscription | None = None
+        self._unavailable: tuple[Unavailable, ...] = ()
+        self._events: list[Event] = []
+        self._remarks: set[tuple[str, str]] = set()
+        self._start_ns = self._start_wall_ns = 0
+        self._run_id = ""
+        self._final: Session | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the session has ever been started."""
+        return bool(self._run_id)
+
+    def start(self) -> None:
+        """Open the sources and begin; never raises because of hardware."""
+        clock = self._sampler.clock
+        with POOL.lock:
+            self._sources, found = POOL.open(self._backends)
+            self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
+        self._unavailable = found.unavailable
+        self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
+        self._start_wall_ns = clock.wall_ns()
+        self._run_id = _run_id(self._name, self._start_wall_ns)
+        self._start_ns = clock.now_ns()
+        self.running = True
+        self._report_sources(found.notes)
+
+    def stop(self) -> None:
+        """End the session; harmless when it has ended or never began."""
+        with self._lock:
+            if not self.running:
+                return
+            end_ns = self.now_ns()
+            self._settle(end_ns)
+            self._report_finished(final=True)
+            self._sampler.close_rows(self._sources, end_ns)
+            recording = self._recording(end_ns, finished=True)
+            self.running = False
+            if self._subscription is not None:
+                self._sampler.unsubscribe(self._subscription)
+            self._final = Session(recording)
+
+    def session(self) -> Session:
+        """Return the final session, or a snapshot of the running one."""
+        with self._lock:
+            if self._final is not None:
+                return self._final
+            return Session(self._recording(self.now_ns(), finished=False))
+
+    # -- for windows -----------------------------------------------------------------------
+
+    def remark(self, kind: str, message: str, domain: str | None = None) -> None:
+        """Note an event once, however often it happens."""
+        if (kind, message) in self._remarks or len(self._remarks) >= MOST_REMARKS:
+            return
+        self._remarks.add((kind, message))
+        seconds = (self.now_ns() - self._start_ns) * 1e-9 if self._run_id else 0.0
+        self._events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))
+        logger.info("%s: %s", kind, message)
+
+    def window_energy(self, window: Window, kind: str | None) -> Energy:
+        """Return the energy of a window with what has been read so far."""
+        session = self._final
+        if session is None:
+            if not self.running:
+                return Energy(energy_joules=None)
+            self._sampler.tick()
+            with self._lock:
+                session = Session(self._recording(self.now_ns(), finished=False, since_ns=window.start_ns))
+        ids = session.recording.windows.ids
+        row = bisect_right(ids, window.id)
+        if not row or ids[row - 1] != window.id:
+            return Energy(energy_joules=None)
+        return session.window_energy(row, kind)
+
+    def final_window_energy(self, window: Window, kind: str | None, timeout_seconds: float | None) -> Energy:
+        """Return the energy of a window once its end is known to the counters."""
+        if timeout_seconds is None:
+            timeout_seconds = SETTLE_PERIODS * self._slowest_period() + 2 * self._period_seconds
+        clock, waiter = self._sampler.clock, threading.Event()
+        deadline_ns = clock.now_ns() + round(timeout_seconds * 1e9)
+        step_seconds = max(self._slowest_period() / SETTLE_STEPS, 0.001)
+        while self.running and not self._sampler.refreshed_since(self._sources, window.end_ns):
+            if clock.now_ns() >= deadline_ns:
+                break
+            clock.wait(waiter, step_seconds)
+            self._sampler.tick()
+        return self.window_energy(window, kind)
+
+    # -- the pieces of start and stop --------------------------------------------------------
+
+    def _report_sources(self, notes: Sequence[str]) -> None:
+        """Say what is estimated or missing: as events, and in one warning."""
+        for note in notes:
+            self.remark("note", note)
+        for missing in self._unavailable:
+            self.remark("unavailable", f"{missing.source}: {missing.reason}")
+        domains = [domain for source in self._sources for domain in source.domains]
+        estimated = [domain.name for domain in domains if domain.provenance is Provenance.ESTIMATED]
+        if not domains:
+            text = "no energy can be read on this machine: the session has times only; see `mlmeter doctor`"
+            self._warn("unavailable", text, NothingMeteredWarning)
+        elif estimated:
+            text = f"{', '.join(estimated)}: estimated from load, not measured; see `mlmeter doctor`"
+            self._warn("estimate", text, EstimateWarning)
+
+    def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
+        self.remark(kind, text)
+        try:
+            warnings.warn(text, category, stacklevel=4)
+        except MLMeterWarning:
+            # Where warnings are errors, the metered program must still run; the event tells.
+            logger.warning(text)
+
+    def _slowest_period(self) -> float:
+        return max(
+            (domain.update_period_seconds for source in self._sources for domain in source.domains),
+            default=0.0,
+        )
+
+    def _settle(self, end_ns: int) -> None:
+        """Read once more; wait, but not long, until slow counters have shown the end."""
+        sampler, clock = self._sampler, self._sampler.clock
+        sampler.tick()
+        slowest = self._slowest_period()
+        deadline_ns = end_ns + round(min(SETTLE_PERIODS * slowest, LONGEST_SETTLE_SECONDS) * 1e9)
+        waiter = threading.Event()
+        while not sampler.refreshed_since(self._sources, end_ns) and clock.now_ns() < deadline_ns:
+            clock.wait(waiter, slowest / SETTLE_STEPS)
+            sampler.tick()
+
+    def _on_tick(self) -> None:
+        self.log.compact()
+        if self.finished:
+            self._report_finished(final=False)
+
+    def _report_finished(self, *, final: bool) -> None:
+        """Give the observer the windows whose end the counters have shown."""
+        if self.finished is None or self._on_window is None:
+            return
+        while self.finished:
+            window = self.finished[0]
+            if not final and not self._sampler.refreshed_since(self._sources, window.end_ns):
+                return
+            self.finished.popleft()
+            try:
+                self._on_window(window)
+            except Exception as error:  # the observer is the user's; its failure is an event
+                self.remark("window", f"on_window failed: {type(error).__name__}: {error}")
+
+    def _recording(self, end_ns: int, *, finished: bool, since_ns: int | None = None) -> Recording:
+        """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
+        start_ns = max(self._start_ns, since_ns or 0)
+        rows = self._sampler.snapshot(self._sources)
+        cost = self._sampler.cost()
+        facts = {
+            **self._facts,
+            **host_facts(),
+            "sampler": {"ticks": cost.ticks, "reads": cost.reads, "cpu_seconds": cost.cpu_seconds},
+        }
+        return Recording(
+            run=Run(
+                id=self._run_id,
+                name=self._name,
+                base_phase=self.base_phase,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                start_wall_ns=self._start_wall_ns,
+                finished=finished,
+                facts=facts,
+            ),
+            domains=tuple((domain, _since(collected, start_ns)) for domain, collected in rows),
+            windows=self.log.snapshot(end_ns, since_ns),
+            unavailable=self._unavailable,
+            events=(*self._events, *self._source_events(end_ns)),
+        )
+
+    def _source_events(self, end_ns: int) -> list[Event]:
+        return [
+            Event(
+                time_seconds=max(0, remark.at_ns - self._start_ns) * 1e-9,
+                kind=remark.kind,
+                domain=domain,
+                message=remark.message,
+            )
+            for domain, remark in self._sampler.remarks(self._sources)
+            if self._start_ns <= remark.at_ns <= max(end_ns, self.now_ns())
+        ]
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: stop recording; the parent goes on and counts the child's energy."""
+        self.running = False
+        self.edge = None
+
+
+def _since(rows: Rows, start_ns: int) -> Rows:
+    """Return the rows from a few before `start_ns` on."""
+    first = max(0, bisect_right(rows.before_ns, start_ns) - ROWS_BEFORE)
+    return rows._replace(
+        after_ns=rows.after_ns[first:], before_ns=rows.before_ns[first:], counts=rows.counts[first:]
+    )
+
+
+def _run_id(name: str, wall_ns: int) -> str:
+    """Return a name for the run that sorts by time, is unique and safe as a file name."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ns / 1e9))
+    safe = "".join(letter if letter.isalnum() else "-" for letter in name.lower())[:40].strip("-")
+    return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}"
+
+

@@ -1,0 +1,348 @@
+"""EnergyMeter: what users wrap their programs in."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from mlmeter.backends.base import Backend
+from mlmeter.backends.registry import check_selection
+from mlmeter.errors import ArgumentError, RunFileError, StateError
+from mlmeter.live import LiveSession
+from mlmeter.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
+from mlmeter.session import Session
+from mlmeter.window import Recorder, Window, current
+
+if TYPE_CHECKING:
+    from mlmeter.measurement import Energy
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# A count of work, or in a decorator what computes it from the result.
+Unit = float | Callable[..., float]
+
+TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
+OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
+
+logger = logging.getLogger("mlmeter")
+
+_active: ContextVar[EnergyMeter | None] = ContextVar("mlmeter_meter", default=None)
+_running: list[EnergyMeter] = []
+_default: EnergyMeter | None = None
+_default_lock = threading.Lock()
+
+
+class WindowMethods:
+    """Opens windows; shared by `EnergyMeter` and the functions of the module `mlmeter`."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder of the next window."""
+        raise NotImplementedError
+
+    def window(self, name: str, *, phase: str | None = None, **units: Unit) -> Window:
+        """Return a window: a context manager, and a decorator.
+
+        Args:
+            name: what the program does; windows of one name are pooled in reports.
+            phase: label such as ``"inference"``; None for that of the enclosing window.
+            units: counts of work, such as ``samples=64``. In a decorator also a callable of
+                the function's result: ``tokens=lambda result: len(result)``.
+
+        Raises:
+            ArgumentError: `name` or `phase` is no text; a count is no number (at the opening).
+        """
+        if type(name) is not str or not name:
+            raise ArgumentError(f"window name {name!r}: expected a text that is not empty")
+        return Window(self, name, phase if phase is None else _checked_phase(phase), units)
+
+    @overload
+    def training(self, name: Function, /) -> Function: ...
+    @overload
+    def training(self, name: str | None = None, **units: Unit) -> Window: ...
+    def training(self, name: Any = None, **units: Unit) -> Any:
+        """Return a window of the phase ``"training"``; as a decorator with or without brackets."""
+        return self._phase_window(TRAINING, name, units)
+
+    @overload
+    def inference(self, name: Function, /) -> Function: ...
+    @overload
+    def inference(self, name: str | None = None, **units: Unit) -> Window: ...
+    def inference(self, name: Any = None, **units: Unit) -> Any:
+        """Return a window of the phase ``"inference"``; as a decorator with or without brackets."""
+        return self._phase_window(INFERENCE, name, units)
+
+    @overload
+    def evaluation(self, name: Function, /) -> Function: ...
+    @overload
+    def evaluation(self, name: str | None = None, **units: Unit) -> Window: ...
+    def evaluation(self, name: Any = None, **units: Unit) -> Any:
+        """Return a window of the phase ``"evaluation"``; as a decorator with or without brackets."""
+        return self._phase_window(EVALUATION, name, units)
+
+    def phase(self, label: str) -> Window:
+        """Return a window whose name and phase are `label`: any text of the user's."""
+        return Window(self, _checked_phase(label), label, None)
+
+    def _phase_window(self, phase: str, name: Any, units: dict[str, Unit]) -> Any:
+        if name is None or (type(name) is str and name):
+            return Window(self, name, phase, units)
+        if callable(name) or isinstance(name, (classmethod, staticmethod)):
+            return Window(self, None, phase, units)(name)
+        raise ArgumentError(f"{phase}({name!r}): expected a name, or a function to decorate")
+
+
+class EnergyMeter(WindowMethods):
+    """Meters the energy of the machine while a block of code runs.
+
+    Energies are those of the whole machine, other programs included, as every report says.
+
+    Args:
+        name: name of the run; None for the program's.
+        phase: label of the time that no window claims: ``"training"``, ``"inference"``,
+            ``"evaluation"``, ``"data"``, ``"idle"`` or any text.
+        backends: names such as ``["rapl", "nvml"]`` or `Backend` objects; None for the best
+            source of every domain.
+        scope: ``"machine"``, the only scope of this version.
+        period_seconds: longest time between two readings of a counter; None for 0.1 s.
+        output_dir: where the run directory is made at the end; None to write nothing.
+        on_window: called with each finished `Window` on the sampler's thread, when the
+            counters have shown its end.
+        sync: called at both edges of each window, to wait for work that runs elsewhere, such
+            as ``torch.cuda.synchronize``; None or ``"none"`` for no waiting.
+
+    Raises:
+        ArgumentError: an argument is wrong; the message says what is accepted.
+
+    Example:
+        >>> from mlmeter import EnergyMeter
+        >>> with EnergyMeter() as meter:
+        ...     with meter.inference("predict", samples=1):
+        ...         pass
+        >>> len(meter.session.windows()) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        phase: str = TRAINING,
+        backends: Sequence[str | Backend] | None = None,
+        scope: str = "machine",
+        period_seconds: float | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        on_window: Callable[[Window], object] | None = None,
+        sync: Callable[[], object] | str | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ArgumentError(f"name={name!r}: expected a text that is not empty, or None")
+        if scope != "machine":
+            raise ArgumentError(f'scope={scope!r}: this version knows only "machine"')
+        if on_window is not None and not callable(on_window):
+            raise ArgumentError(f"on_window={on_window!r}: expected a function of one window, or None")
+        self.name = name or _program_name()
+        self.base_phase = _checked_phase(phase)
+        self._backends = check_selection(backends)
+        self._period_seconds = _checked_period(period_seconds)
+        self._output_dir = _checked_directory(output_dir)
+        self._on_window = on_window
+        self._sync = _checked_sync(sync)
+        self._sampler = sampler
+        self._token: Token[EnergyMeter | None] | None = None
+        self._lock = threading.RLock()
+        self._live = self._new_live()
+        self.run_directory: Path | None = None
+
+    @property
+    def recorder(self) -> LiveSession:
+        """The recorder of the next window."""
+        return self._live
+
+    @property
+    def running(self) -> bool:
+        """Whether the meter has been started and not been stopped."""
+        return self._live.running
+
+    @property
+    def session(self) -> Session:
+        """The result: a snapshot while the meter runs, final after it has stopped.
+
+        Raises:
+            StateError: the meter was never started.
+        """
+        if not self._live.started:
+            raise StateError("the meter was never started: use `with EnergyMeter() as meter:` or start()")
+        return self._live.session()
+
+    def start(self) -> Self:
+        """Begin a session, for code that cannot use ``with``; after `stop` a new one.
+
+        Raises:
+            StateError: the meter is running.
+        """
+        with self._lock:
+            if self._live.running:
+                raise StateError(f"meter {self.name!r} is already running: stop() it first")
+            if self._live.started:
+                self._live = self._new_live()
+            self._live.start()
+            _running.append(self)
+            self._token = _active.set(self)
+        return self
+
+    def stop(self) -> None:
+        """End the session and write the run directory if one was asked for; twice is harmless."""
+        with self._lock:
+            if not self._live.running:
+                return
+            self._live.stop()
+            if self in _running:
+                _running.remove(self)
+            self._leave_context()
+            if self._output_dir is not None:
+                self._write(self._output_dir)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def energy(self, kind: str | None = None) -> Energy:
+        """Return at once the energy since the start.
+
+        Args:
+            kind: ``"cpu"``, ``"dram"`` or ``"gpu"``; None for all of them.
+
+        Raises:
+            StateError: the meter was never started.
+        """
+        return self.session.total(kind)
+
+    def _new_live(self) -> LiveSession:
+        facts = {"scope": "machine", "period_seconds": self._period_seconds}
+        return LiveSession(
+            self.name,
+            base_phase=self.base_phase,
+            backends=self._backends,
+            period_seconds=self._period_seconds,
+            synchronise=self._sync,
+            on_window=self._on_window,
+            facts=facts,
+            sampler=self._sampler or shared_sampler(),
+        )
+
+    def _leave_context(self) -> None:
+        token, self._token = self._token, None
+        try:
+            if token is not None:
+                _active.reset(token)
+        except (ValueError, RuntimeError):
+            # Stopped in another thread or task than it was started in.
+            if _active.get() is self:
+                _active.set(None)
+
+    def _write(self, output_dir: Path) -> None:
+        """Write the files; the metered program must not fail because of a full disk."""
+        from mlmeter.report.run_directory import write_run
+        try:
+            self.run_directory = write_run(self.session.recording, output_dir)
+        except (OSError, RunFileError) as error:
+            logger.error("the run directory could not be written below %s: %s", output_dir, error)
+
+    def __repr__(self) -> str:
+        state = "running" if self._live.running else "stopped" if self._live.started else "not started"
+        return f"<EnergyMeter {self.name!r}, {state}>"
+
+
+class _ActiveMeter(WindowMethods):
+    """Opens windows on the meter that is active where and when they open."""
+
+    @property
+    def recorder(self) -> LiveSession:
+        """The innermost meter of this context, else the last started one, else the default one."""
+        meter = _active.get()
+        if meter is None or not meter.running:
+            # A thread of a pool does not inherit the context of the block that uses it.
+            meter = _running[-1] if _running else default_meter()
+        return meter.recorder
+
+
+def default_meter() -> EnergyMeter:
+    """Return the process-wide meter, started now if need be and stopped at exit.
+
+    It has the base phase ``"other"``. Where the environment variable ``MLMETER_OUTPUT_DIR``
+    names a directory, its run directory is written there at exit.
+    """
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = EnergyMeter(phase=OTHER, output_dir=os.environ.get(OUTPUT_DIR_VARIABLE) or None)
+            atexit.register(_default.stop)
+        if not _default.running and not _default.recorder.started:
+            _default.start()
+        return _default
+
+
+def current_window() -> Window | None:
+    """Return the innermost open window of this thread or task, to count work in it."""
+    return current.get()
+
+
+_module = _ActiveMeter()
+window = _module.window
+training = _module.training
+inference = _module.inference
+evaluation = _module.evaluation
+
+
+def _program_name() -> str:
+    return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+
+
+def _checked_phase(phase: object) -> str:
+    if not isinstance(phase, str) or not phase:
+        raise ArgumentError(f'phase={phase!r}: expected a text such as "training" or "inference"')
+    return phase
+
+
+def _checked_period(period_seconds: object) -> float:
+    if period_seconds is None:
+        return DEFAULT_PERIOD_SECONDS
+    number = isinstance(period_seconds, (int, float)) and not isinstance(period_seconds, bool)
+    if not number or not 0.001 <= period_seconds <= 60:  # type: ignore[operator]
+        raise ArgumentError(f"period_seconds={period_seconds!r}: expected a number from 0.001 to 60, or None")
+    return float(period_seconds)  # type: ignore[arg-type]
+
+
+def _checked_directory(output_dir: object) -> Path | None:
+    if output_dir is None:
+        return None
+    if not isinstance(output_dir, (str, os.PathLike)) or not os.fspath(output_dir):
+        raise ArgumentError(f"output_dir={output_dir!r}: expected a directory's path, or None")
+    path = Path(output_dir)
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(f"output_dir={output_dir!r}: there is a file of that name, not a directory")
+    return path
+
+
+def _checked_sync(sync: object) -> Callable[[], object] | None:
+    if sync is None or sync == "none":
+        return None
+    if not callable(sync):
+        raise ArgumentError(f'sync={sync!r}: expected a function without arguments, "none" or None')
+    return sync

@@ -1,0 +1,195 @@
+"""All that one metered run found, raw, and its resolution into joules.
+
+Every number of a report is computed from a `Recording`, so saving one and loading it again
+gives the same report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mlmeter.measurement import Domain, Event, Unavailable
+from mlmeter.units import SECONDS_PER_NANOSECOND
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mlmeter.energy.attribution import Attribution
+    from mlmeter.energy.columns import Columns
+    from mlmeter.energy.counters import Rows
+    from mlmeter.energy.timeline import Timeline
+    from mlmeter.energy.windows import Ownership, Windows
+    from mlmeter.window_log import WindowRecords
+
+SESSION_ROW = 0
+TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Facts about a run, for the manifest.
+
+    Attributes:
+        id: unique name of the run, also its directory's.
+        name: the user's name for it, or the program's.
+        base_phase: phase of the time that no window claims.
+        start_ns, end_ns: monotonic nanoseconds.
+        start_wall_ns: nanoseconds since 1970 at `start_ns`, for display only.
+        finished: False for the snapshot of a running session.
+        facts: host, software and arguments, as shown in the manifest.
+    """
+
+    id: str
+    name: str
+    base_phase: str
+    start_ns: int
+    end_ns: int
+    start_wall_ns: int
+    finished: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the run in seconds."""
+        return (self.end_ns - self.start_ns) * SECONDS_PER_NANOSECOND
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Raw material of a session: readings, windows, events."""
+
+    run: Run
+    domains: tuple[tuple[Domain, Rows], ...]
+    windows: WindowRecords
+    unavailable: tuple[Unavailable, ...]
+    events: tuple[Event, ...]
+
+    @cached_property
+    def resolution(self) -> Resolution:
+        """The joules, computed on first use."""
+        return Resolution(self)
+
+
+class Resolution:
+    """Energies of all windows and phases of a recording.
+
+    Attributes:
+        phases: phase names; the base phase first.
+        phase_of_window: index into `phases`, shape (windows,); row 0 is the session.
+        windows: the windows as columns.
+        ownership: who owns which instant.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        from mlmeter.energy.windows import resolve_ownership
+
+        self._recording = recording
+        self.windows: Windows = _columns_of(recording)
+        self.ownership: Ownership = resolve_ownership(self.windows)
+        self.phases, self.phase_of_window = _phases_of(recording)
+
+    @cached_property
+    def timelines(self) -> dict[str, Timeline | None]:
+        """Curve of each domain by name; None if it was never read."""
+        from mlmeter.energy.timeline import timeline_of
+
+        origin_ns = self._recording.run.start_ns
+        return {domain.name: timeline_of(domain, rows, origin_ns) for domain, rows in self._recording.domains}
+
+    @cached_property
+    def attributions(self) -> dict[str, Attribution]:
+        """Energies by domain name, of those that could be read."""
+        from mlmeter.energy.attribution import attribute
+
+        return {
+            domain.name: attribute(domain, timeline, self.windows, self.ownership, self.phase_of_window)
+            for domain, _ in self._recording.domains
+            if (timeline := self.timelines[domain.name]) is not None
+        }
+
+    def by_domain(self, spans: str) -> Iterator[tuple[str, str, Columns]]:
+        """Yield name, kind and energy columns of each domain, the sum of the counted ones last.
+
+        Args:
+            spans: ``"exclusive"``, ``"inclusive"``, ``"phases"`` or ``"total"``.
+        """
+        from mlmeter.energy.columns import energy_columns
+
+        for domain, _ in self._recording.domains:
+            attribution = self.attributions.get(domain.name)
+            if attribution is not None:
+                yield domain.name, domain.kind, energy_columns(getattr(attribution, spans))
+        yield TOTAL, TOTAL, self.total(spans)
+
+    def total(self, spans: str, kind: str | None = None) -> Columns:
+        """Return the sum of the counted domains, or of those of one kind."""
+        from mlmeter.energy.columns import energy_columns, total_columns
+
+        parts = [
+            energy_columns(getattr(self.attributions[domain.name], spans))
+            for domain, _ in self._recording.domains
+            if domain.name in self.attributions and (domain.counted if kind is None else _of_kind(domain, kind))
+        ]
+        sizes = {"phases": len(self.phases), TOTAL: 1}
+        return total_columns(parts, sizes.get(spans, len(self.windows)))
+
+
+def _of_kind(domain: Domain, kind: str) -> bool:
+    return domain.kind == kind and domain.parent is None
+
+
+def _columns_of(recording: Recording) -> Windows:
+    """Put the session before its windows and clip everything to it."""
+    import numpy as np
+
+    from mlmeter.energy.windows import Windows
+
+    records, run = recording.windows, recording.run
+    ids = np.array(records.ids, dtype=np.int64)
+    parents = np.array(records.parent_ids, dtype=np.int64)
+    pieces = np.array(records.pieces, dtype=np.int64).reshape(-1, 3)
+    simple = ~np.isin(ids, pieces[:, 0])
+    owner_ids = np.concatenate([ids[simple], pieces[:, 0]])
+    starts = np.concatenate([np.array(records.starts_ns, dtype=np.int64)[simple], pieces[:, 1]])
+    ends = np.concatenate([np.array(records.ends_ns, dtype=np.int64)[simple], pieces[:, 2]])
+    seconds = [
+        (np.clip(times, run.start_ns, run.end_ns) - run.start_ns) * SECONDS_PER_NANOSECOND
+        for times in (starts, ends)
+    ]
+    return Windows(
+        parent=np.concatenate(([-1], _row_of(ids, parents))),
+        owner=np.concatenate(([SESSION_ROW], _row_of(ids, owner_ids))),
+        start=np.concatenate(([0.0], seconds[0])),
+        end=np.concatenate(([run.duration_seconds], seconds[1])),
+        label=np.concatenate(([-1], np.array(records.labels, dtype=np.int64))),
+    )
+
+
+def _row_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows of window ids; the session's row for those that are not recorded."""
+    import numpy as np
+
+    if not len(ids):
+        return np.zeros(len(wanted), dtype=np.int64)
+    position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[position] == wanted, position + 1, SESSION_ROW)
+
+
+def _phases_of(recording: Recording) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    import numpy as np
+
+    records = recording.windows
+    names = [recording.run.base_phase]
+    used = np.unique(np.array(records.labels, dtype=np.int64))
+    names.extend(records.label_table[number].phase for number in used)
+    phases = tuple(dict.fromkeys(names))
+    of_label = np.array(
+        [phases.index(label.phase) if label.phase in phases else 0 for label in records.label_table],
+        dtype=np.int64,
+    )
+    of_window = of_label[np.array(records.labels, dtype=np.int64)] if len(records) else of_label[:0]
+    return phases, np.concatenate(([0], of_window)).astype(np.int64)

@@ -1,0 +1,61 @@
+"""Tables as CSV files, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mlmeter.frame import Table
+
+# A spreadsheet would run a cell that starts so; an apostrophe makes it text again.
+EXECUTABLE_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_table(table: Table, path: str | os.PathLike[str]) -> None:
+    """Write one table as CSV (UTF-8, header, comma); an absent number is an empty cell.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(Path(path)) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(map(cells, table.rows()))
+
+
+def cells(row: tuple[Any, ...]) -> list[str]:
+    """Return the texts of a row's cells."""
+    return [cell(value) for value in row]
+
+
+def cell(value: Any) -> str:
+    """Return the text of one cell; floats keep all their digits."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(EXECUTABLE_STARTS) else value
+    if isinstance(value, float):
+        # NaN is the only number that differs from itself.
+        return "" if value != value else repr(float(value))
+    if hasattr(value, "item"):
+        return cell(value.item())
+    return str(value)
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a new file that takes the place of `path` only when it has been written whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    opener: Callable[..., IO[Any]] = open
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with opener(temporary, mode, **text) as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,193 @@
+"""The run directory: everything that a session found, readable by people and by `load`."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlmeter.energy.counters import Rows
+from mlmeter.errors import RunFileError
+from mlmeter.frame import TABLES, build_table
+from mlmeter.measurement import Domain, Event, Provenance, Unavailable
+from mlmeter.recording import Recording, Run
+from mlmeter.report.csv_tables import replacing, write_table
+from mlmeter.report.runs_file import append_run
+from mlmeter.window_log import Label, WindowRecords
+
+SCHEMA_VERSION = 1
+MANIFEST = "session.json"
+READINGS = "readings.npz"
+ROW_COLUMNS = ("after_ns", "before_ns", "counts")
+WINDOW_COLUMNS = {
+    "ids": "q",
+    "parent_ids": "q",
+    "labels": "i",
+    "threads": "i",
+    "starts_ns": "q",
+    "ends_ns": "q",
+    "flags": "B",
+}
+
+
+def write_run_directory(recording: Recording, directory: Path) -> None:
+    """Write manifest, raw readings and CSV tables into `directory`, made if need be.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_readings(recording, directory / READINGS)
+    for name in TABLES:
+        write_table(build_table(recording, name), directory / f"{name}.csv")
+    # The manifest comes last: a directory that has one is complete.
+    with replacing(directory / MANIFEST) as file:
+        json.dump(_manifest(recording), file, indent=1, allow_nan=False, default=str)
+
+
+def read_run_directory(path: str | os.PathLike[str]) -> Recording:
+    """Read what `write_run_directory` wrote.
+
+    Args:
+        path: the run directory or its manifest.
+
+    Raises:
+        RunFileError: a file is missing, damaged or of a newer schema.
+    """
+    directory = Path(path)
+    if directory.name == MANIFEST:
+        directory = directory.parent
+    manifest_path = directory / MANIFEST
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFileError(str(manifest_path), f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RunFileError(str(manifest_path), f"is no JSON file: {error}") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        reason = f"has schema version {version!r}; this mlmeter reads up to {SCHEMA_VERSION}"
+        raise RunFileError(str(manifest_path), reason)
+    arrays = _read_arrays(directory / READINGS)
+    try:
+        return _recording_of(manifest, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"does not fit {READINGS} or is damaged: {type(error).__name__}: {error}"
+        raise RunFileError(str(manifest_path), reason) from error
+
+
+def _manifest(recording: Recording) -> dict[str, Any]:
+    windows = recording.windows
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": asdict(recording.run),
+        "domains": [
+            {
+                **asdict(domain),
+                "gaps_ns": rows.gaps_ns,
+                "last_ns": rows.last_ns,
+                "readings": rows.readings,
+                "resets": rows.resets,
+                "largest_mean_watts": rows.largest_mean_watts,
+            }
+            for domain, rows in recording.domains
+        ],
+        "unavailable": [asdict(item) for item in recording.unavailable],
+        "events": [asdict(event) for event in recording.events],
+        "labels": windows.label_table,
+        "threads": windows.thread_names,
+        "units": list(windows.units),
+    }
+
+
+def _write_readings(recording: Recording, path: Path) -> None:
+    import numpy as np
+
+    windows = recording.windows
+    arrays: dict[str, Any] = {f"window.{name}": getattr(windows, name) for name in WINDOW_COLUMNS}
+    arrays["window.pieces"] = np.array(windows.pieces, dtype=np.int64).reshape(-1, 3)
+    for number, (ids, counts) in enumerate(windows.units.values()):
+        arrays[f"unit.{number}.ids"], arrays[f"unit.{number}.counts"] = ids, counts
+    for number, (_, rows) in enumerate(recording.domains):
+        for name in ROW_COLUMNS:
+            arrays[f"domain.{number}.{name}"] = getattr(rows, name)
+    with replacing(path, "wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(values) for name, values in arrays.items()})
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise RunFileError(str(path), f"cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise RunFileError(str(path), f"is damaged: {error}") from error
+
+
+def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording:
+    fields = set(Domain.__dataclass_fields__)
+    domains = []
+    for number, item in enumerate(manifest["domains"]):
+        described = {name: value for name, value in item.items() if name in fields}
+        described["provenance"] = Provenance(described["provenance"])
+        columns = [array("q", arrays[f"domain.{number}.{name}"].tolist()) for name in ROW_COLUMNS]
+        rows = Rows(
+            *columns,
+            gaps_ns=tuple((int(start), int(end)) for start, end in item["gaps_ns"]),
+            last_ns=item["last_ns"],
+            readings=item["readings"],
+            resets=item["resets"],
+            largest_mean_watts=item["largest_mean_watts"],
+        )
+        domains.append((Domain(**described), rows))
+    return Recording(
+        run=Run(**manifest["run"]),
+        domains=tuple(domains),
+        windows=_windows_of(manifest, arrays),
+        unavailable=tuple(
+            Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in manifest["unavailable"]
+        ),
+        events=tuple(Event(**event) for event in manifest["events"]),
+    )
+
+
+def _windows_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> WindowRecords:
+    columns = {
+        name: array(typecode, arrays[f"window.{name}"].tolist()) for name, typecode in WINDOW_COLUMNS.items()
+    }
+    units = {
+        name: (
+            array("q", arrays[f"unit.{number}.ids"].tolist()),
+            array("d", arrays[f"unit.{number}.counts"].tolist()),
+        )
+        for number, name in enumerate(manifest["units"])
+    }
+    return WindowRecords(
+        **columns,
+        pieces=tuple((int(a), int(b), int(c)) for a, b, c in arrays["window.pieces"].tolist()),
+        units=units,
+        label_table=tuple(Label(name, phase) for name, phase in manifest["labels"]),
+        thread_names=tuple(manifest["threads"]),
+    )
+
+
+def write_run(recording: Recording, output_dir: Path) -> Path:
+    """Write the run's directory below `output_dir`, add its row to `runs.csv`, return the directory.
+
+    Raises:
+        OSError: a file cannot be written.
+        RunFileError: `runs.csv` stays locked.
+    """
+    directory = output_dir / recording.run.id
+    write_run_directory(recording, directory)
+    append_run(recording, output_dir / "runs.csv")
+    return directory

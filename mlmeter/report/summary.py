@@ -1,0 +1,143 @@
+"""The summary of a session: text for terminals, a table for notebooks."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from typing import Any
+
+from mlmeter.frame import build_table, singular
+from mlmeter.measurement import Provenance
+from mlmeter.recording import TOTAL, Recording
+from mlmeter.report.text import interval, number, percent, table
+
+WIDTH = 80
+MOST_EVENTS = 5
+HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "watts")
+
+
+def summary_text(recording: Recording) -> str:
+    """Return the summary as text of at most 80 columns."""
+    parts = [_title(recording), table(HEADER, _phase_rows(recording), left=2)]
+    units = _unit_rows(recording)
+    if units:
+        header = ("phase", "unit", "count", "joules per unit", "95 % interval")
+        parts.append(table(header, units, left=2))
+    notes = [
+        textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False)
+        for note in _notes(recording)
+    ]
+    parts.append("\n".join(notes))
+    return "\n\n".join(parts)
+
+
+def summary_html(recording: Recording) -> str:
+    """Return the summary as an HTML fragment, every text escaped."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in HEADER)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
+        for row in _phase_rows(recording)
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(recording))
+    title = html.escape(_title(recording))
+    return (
+        f"<div><strong>{title}</strong><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
+    )
+
+
+def _title(recording: Recording) -> str:
+    run = recording.run
+    state = "" if run.finished else ", still running"
+    scope = run.facts.get("scope", "machine")
+    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of the whole {scope}"
+
+
+def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
+    """Rows of every phase and domain, then of the session."""
+    rows = []
+    single = len(_metered(recording)) == 1
+    by_phase: dict[str, list[dict[str, Any]]] = {}
+    for record in build_table(recording, "phases").records():
+        if not (single and record["domain"] == TOTAL):
+            by_phase.setdefault(record["phase"], []).append(record)
+    for phase, records in by_phase.items():
+        rows.extend(_row(phase, record) for record in records)
+    run = recording.run
+    for domain, _, energies in recording.resolution.by_domain("total"):
+        if single and domain == TOTAL:
+            continue
+        record = {name: column[0] for name, column in energies.items()}
+        record.update(domain=domain, duration_seconds=run.duration_seconds, share_ratio=1.0)
+        if run.duration_seconds > 0:
+            record["mean_power_watts"] = record["energy_joules"] / run.duration_seconds
+        rows.append(_row("session", record))
+    return rows
+
+
+def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
+    read = record["provenance"] is not None
+    value = number(record["energy_joules"]) if record["resolved"] else "unresolved"
+    return (
+        phase,
+        record["domain"],
+        value if read else "-",
+        interval(record["low_joules"], record["high_joules"]),
+        percent(record["share_ratio"]) if read and record["resolved"] else "-",
+        number(record["duration_seconds"]),
+        number(record.get("mean_power_watts")) if record["resolved"] else "-",
+    )
+
+
+def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
+    """Energy per unit of work, from the windows that did the work."""
+    rows = []
+    pooled = build_table(recording, "window_names")
+    units = list(recording.windows.units)
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in pooled.records():
+        if record["domain"] != TOTAL:
+            continue
+        for unit in units:
+            if record[unit] == record[unit]:
+                seen.setdefault((record["phase"], unit), []).append({**record, "name": record["name"]})
+    for (phase, unit), records in seen.items():
+        for record in records:
+            count = record[unit]
+            label = record["name"] if record["name"] == phase else f"{phase}: {record['name']}"
+            rows.append(
+                (
+                    label,
+                    singular(unit),
+                    f"{count:,.10g}",
+                    number(record["energy_joules"] / count),
+                    interval(record["low_joules"] / count, record["high_joules"] / count),
+                )
+            )
+    return rows
+
+
+def _metered(recording: Recording) -> list[str]:
+    return [name for name, _, _ in recording.resolution.by_domain("total") if name != TOTAL]
+
+
+def _notes(recording: Recording) -> list[str]:
+    """Say of every number where it comes from, and what is missing."""
+    notes = []
+    for domain, _ in recording.domains:
+        if domain.provenance is Provenance.ESTIMATED:
+            what = "ESTIMATED from load, not measured; the truth may lie anywhere in the interval"
+        else:
+            what = "measured" if domain.provenance is Provenance.MEASURED else "derived from measured power"
+        inside = f" (part of {domain.parent}, not added)" if domain.parent else ""
+        alone = " (never added to a total)" if domain.kind in ("psys", "machine") else ""
+        notes.append(f"{domain.name}: {what}, source {domain.source}{inside}{alone}")
+    if not recording.domains:
+        notes.append("No energy could be read on this machine: times only. Try `mlmeter doctor`.")
+    for missing in recording.unavailable:
+        notes.append(f"not metered: {missing.source} ({'/'.join(missing.kinds) or 'domains'}): {missing.reason}")
+    events = [event for event in recording.events if event.kind not in ("unavailable", "estimate")]
+    notes.extend(f"{event.kind} at {event.time_seconds:.3f} s: {event.message}" for event in events[:MOST_EVENTS])
+    if len(events) > MOST_EVENTS:
+        notes.append(f"and {len(events) - MOST_EVENTS} more events: see session.events()")
+    return notes

@@ -1,0 +1,53 @@
+"""Plain-text tables and numbers for people, at most 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SIGNIFICANT_DIGITS = 4
+
+
+def number(value: float | None, digits: int = SIGNIFICANT_DIGITS) -> str:
+    """Return a number with so many significant digits, a dash if it is absent."""
+    if value is None or value != value:
+        return "-"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e7 or size < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    decimals = digits - 1 - _exponent(size)
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return ``low .. high``, a dash if there is none."""
+    if low is None or high is None or low != low or high != high:
+        return "-"
+    return f"{number(low)} .. {number(high)}"
+
+
+def percent(ratio: float | None) -> str:
+    """Return a share in percent, a dash if it is absent."""
+    if ratio is None or ratio != ratio:
+        return "-"
+    return f"{100 * ratio:.1f} %"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return aligned columns under a rule; the first `left` columns are flush left."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(parts).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def _exponent(size: float) -> int:
+    return int(f"{size:e}".partition("e")[2])

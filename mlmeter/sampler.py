@@ -1,0 +1,332 @@
+"""The only thread of mlmeter: reads all sources, keeps their rows, counts its own cost.
+
+Meters subscribe with the sources that they want; meters that want the same source share
+its rows. Readings reach the rows through one queue, whoever made them, and are put in
+order of time there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlmeter.clock import Clock, MonotonicClock
+from mlmeter.energy.counters import Remark, Rows
+from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.sources import FIRST_RETRY_SECONDS, POOL, Source
+
+DEFAULT_PERIOD_SECONDS = 0.1
+# Share of one core that locating refreshes after window edges may take, and its savings at most.
+LOCATE_CPU_RATIO = 0.003
+LOCATE_CPU_SAVED_NS = 3_000_000
+LOCATE_STEP_SECONDS = 0.00005
+LOCATE_PERIODS = 2
+LAST_RETRY_SECONDS = 60.0
+
+logger = logging.getLogger("mlmeter")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the sampler itself has used."""
+
+    ticks: int
+    reads: int
+    cpu_seconds: float
+
+
+class Subscription:
+    """A meter's hold on the sampler; made by `Sampler.subscribe`."""
+
+    def __init__(
+        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], None] | None
+    ) -> None:
+        self.sources = tuple(sources)
+        self.period_seconds = min([period_seconds, *(source.longest_safe_period_seconds() for source in sources)])
+        self.on_tick = on_tick
+
+
+class Sampler:
+    """Reads sources at a period and at window edges.
+
+    Everything that the thread does is in `tick` and `locate`, which tests call directly.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, threaded: bool = True) -> None:
+        self.clock = clock or MonotonicClock()
+        self._now_ns = self.clock.now_ns
+        self._threaded = threaded
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._queue: deque[tuple[Source, Sequence[Reading | Failure]]] = deque()
+        self._subscriptions: list[Subscription] = []
+        self._sources: list[Source] = []
+        self._cheap: tuple[Source, ...] = ()
+        self._edge_interval_ns = 0
+        self._next_edge_ns = 0
+        self._edge_ns = 0
+        self._locate_credit_ns = 0
+        self._thread: threading.Thread | None = None
+        # A thread runs as long as this is the number that it was started with.
+        self._generation = 0
+        self._ticks = self._reads = self._cpu_ns = 0
+
+    # -- meters ---------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        sources: Sequence[Source],
+        period_seconds: float = DEFAULT_PERIOD_SECONDS,
+        on_tick: Callable[[], None] | None = None,
+    ) -> Subscription:
+        """Start reading `sources` and return the hold on them.
+
+        Args:
+            sources: opened sources; one that is already being read is shared.
+            period_seconds: longest time between reads; shortened where a counter wraps sooner.
+            on_tick: called on the sampler's thread after each tick.
+        """
+        subscription = Subscription(sources, period_seconds, on_tick)
+        with self._lock:
+            for source in subscription.sources:
+                source.subscribers += 1
+                if source not in self._sources:
+                    self._sources.append(source)
+            self._subscriptions.append(subscription)
+            self._arrange()
+            self.tick()
+            if self._threaded and self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._generation,), name="mlmeter-sampler", daemon=True
+                )
+                self._thread.start()
+        self._wake.set()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Stop reading for this subscription; the last one ends the thread and closes the sources."""
+        with self._lock:
+            if subscription not in self._subscriptions:
+                return
+            self._subscriptions.remove(subscription)
+            for source in subscription.sources:
+                source.subscribers -= 1
+                if source.subscribers == 0:
+                    self._sources.remove(source)
+                    self._close(source)
+            self._arrange()
+            thread = None
+            if not self._subscriptions and self._thread is not None:
+                thread, self._thread = self._thread, None
+                self._generation += 1
+                self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            # A read may hang in a driver: the daemon thread is then left behind, not waited for.
+            thread.join(timeout=1.0)
+
+    def snapshot(self, sources: Sequence[Source]) -> list[tuple[Domain, Rows]]:
+        """Return the rows of `sources` with everything read so far."""
+        with self._lock:
+            self._drain()
+            return [pair for source in sources for pair in source.snapshot()]
+
+    def remarks(self, sources: Sequence[Source]) -> list[tuple[str, Remark]]:
+        """Return what has been remarked about the domains of `sources`, with the domain's name."""
+        with self._lock:
+            return [
+                (domain.name, remark)
+                for source in sources
+                for domain, rows in zip(source.domains, source.rows, strict=True)
+                for remark in list(rows.remarks)
+            ]
+
+    def refreshed_since(self, sources: Sequence[Source], time_ns: int) -> bool:
+        """Return whether every domain that works has shown what it counted up to `time_ns`."""
+        with self._lock:
+            self._drain()
+            return all(rows.refreshed_since(time_ns) for source in sources for rows in source.rows)
+
+    def close_rows(self, sources: Sequence[Source], end_ns: int) -> None:
+        """Book what could not be read up to the end of a session as gaps."""
+        with self._lock:
+            for source in sources:
+                for rows in source.rows:
+                    rows.close(end_ns)
+
+    def cost(self) -> Cost:
+        """Return what the sampler has used since it was made."""
+        return Cost(self._ticks, self._reads, self._cpu_ns * 1e-9)
+
+    # -- the metered program's threads -----------------------------------------------------
+
+    def edge(self) -> None:
+        """Read the cheap counters on the caller's thread, at most once per update period."""
+        now = self._now_ns()
+        if now < self._next_edge_ns:
+            return
+        self._next_edge_ns = now + self._edge_interval_ns
+        for source in self._cheap:
+            self._read(source)
+        if self._locate_credit_ns > 0:
+            self._edge_ns = now
+            self._wake.set()
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether any counter is worth reading at window edges."""
+        return bool(self._cheap)
+
+    # -- the sampler's thread --------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Read every source once and bring the rows up to date."""
+        started_ns = time.thread_time_ns()
+        with self._lock:
+            for source in self._sources:
+                self._read(source)
+            self._drain()
+            subscriptions = tuple(self._subscriptions)
+        for subscription in subscriptions:
+            if subscription.on_tick is not None:
+                subscription.on_tick()
+        self._ticks += 1
+        used_ns = time.thread_time_ns() - started_ns
+        self._cpu_ns += used_ns
+
+    def locate(self) -> None:
+        """After a window edge, catch the next refresh of the cheap counters in a narrow bracket.
+
+        It tells how much of the last update period belongs to each side of the edge. Given
+        up when the thread wakes too late or the CPU time saved for it is used up.
+        """
+        edge_ns, self._edge_ns = self._edge_ns, 0
+        if not edge_ns or not self._cheap:
+            return
+        started_ns = time.thread_time_ns()
+        horizon_ns = edge_ns + LOCATE_PERIODS * self._edge_interval_ns
+        waiter = threading.Event()
+        for source in self._cheap:
+            first: dict[int, int] = {}
+            waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
+            while waiting and self._now_ns() < horizon_ns:
+                for item in self._read(source):
+                    if isinstance(item, Reading) and item.value != first.setdefault(item.position, item.value):
+                        waiting.discard(item.position)
+                self.clock.wait(waiter, LOCATE_STEP_SECONDS)
+        used_ns = time.thread_time_ns() - started_ns
+        self._locate_credit_ns -= used_ns
+        self._cpu_ns += used_ns
+
+    def _run(self, generation: int) -> None:
+        deadline_ns = self._now_ns() + self._period_ns
+        while self._generation == generation:
+            woken = self.clock.wait(self._wake, (deadline_ns - self._now_ns()) * 1e-9)
+            if self._generation != generation:
+                return
+            self._wake.clear()
+            try:
+                if woken:
+                    self.locate()
+                if self._now_ns() >= deadline_ns:
+                    self.tick()
+            except Exception:  # the thread must outlive anything a backend or observer does
+                logger.exception("the sampler failed in one round and goes on")
+            deadline_ns = self._next_deadline_ns(deadline_ns)
+
+    def _next_deadline_ns(self, deadline_ns: int) -> int:
+        """Absolute deadlines; those that were missed are skipped, not caught up with."""
+        now, period_ns = self._now_ns(), self._period_ns
+        if now < deadline_ns:
+            return min(deadline_ns, now + period_ns)
+        saved_ns = self._locate_credit_ns + int(LOCATE_CPU_RATIO * period_ns)
+        self._locate_credit_ns = min(saved_ns, LOCATE_CPU_SAVED_NS)
+        missed = -(-(now - deadline_ns) // period_ns)
+        return deadline_ns + period_ns * max(1, missed)
+
+    def _arrange(self) -> None:
+        """Recompute what depends on the set of sources and subscriptions."""
+        self._cheap = tuple(source for source in self._sources if source.cheap)
+        periods = [domain.update_period_seconds for source in self._cheap for domain in source.domains]
+        self._edge_interval_ns = round(min(periods, default=0.0) * 1e9)
+        seconds = [item.period_seconds for item in self._subscriptions]
+        self._period_ns = max(1, round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9))
+        self._next_edge_ns = 0 if self._cheap else 2**63
+
+    def _read(self, source: Source) -> Sequence[Reading | Failure]:
+        """Read one source into the queue; a failed backend is retried at longer and longer intervals."""
+        if source.failing and self._now_ns() < source.retry_at_ns:
+            return ()
+        try:
+            result = source.backend.read()
+        except Exception as error:  # whatever a driver raises must not reach the metered program
+            result = self._backend_failed(source, error)
+        else:
+            source.failing = False
+            source.retry_seconds = FIRST_RETRY_SECONDS
+        self._reads += 1
+        self._queue.append((source, result))
+        return result
+
+    def _backend_failed(self, source: Source, error: Exception) -> list[Failure]:
+        now = self._now_ns()
+        source.failing = True
+        source.retry_at_ns = now + round(source.retry_seconds * 1e9)
+        source.retry_seconds = min(2 * source.retry_seconds, LAST_RETRY_SECONDS)
+        reason = f"{source.backend.name} failed: {type(error).__name__}: {error}"
+        return [Failure(index, reason, False, now) for index in range(len(source.domains))]
+
+    def _drain(self) -> None:
+        """Put what has been read into the rows, in order of time."""
+        by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
+        while self._queue:
+            source, result = self._queue.popleft()
+            by_source.setdefault(id(source), (source, []))[1].extend(result)
+        for source, items in by_source.values():
+            items.sort(key=_time_of)
+            for item in items:
+                if not 0 <= item.position < len(source.rows):
+                    continue
+                rows = source.rows[item.position]
+                if isinstance(item, Reading):
+                    rows.add(item)
+                else:
+                    rows.fail(item)
+
+    def _close(self, source: Source) -> None:
+        try:
+            source.backend.close()
+        except Exception:  # closing is the backend's business; the session is already complete
+            logger.exception("closing backend %s failed", source.backend.name)
+
+    def after_fork_in_child(self) -> None:
+        """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
+        self._reset()
+        self._arrange()
+
+
+def _time_of(item: Reading | Failure) -> int:
+    return item.end_ns if isinstance(item, Reading) else item.at_ns
+
+
+_shared: Sampler | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_sampler() -> Sampler:
+    """Return the process-wide sampler, made on first use."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Sampler()
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_shared.after_fork_in_child)
+                os.register_at_fork(after_in_child=POOL.after_fork_in_child)
+        return _shared

@@ -1,0 +1,204 @@
+"""The immutable result of a metered run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmeter.errors import ArgumentError
+from mlmeter.measurement import KINDS, Energy
+from mlmeter.recording import SESSION_ROW, TOTAL, Recording
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Session:
+    """What one metered run found: energies by phase and window, domains, events.
+
+    Got from `EnergyMeter.session` or `mlmeter.load`. The methods that return frames import
+    pandas; the others do not.
+
+    Example:
+        >>> from mlmeter import EnergyMeter
+        >>> with EnergyMeter(name="example") as meter:
+        ...     pass
+        >>> meter.session.name
+        'example'
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    @property
+    def id(self) -> str:
+        """Unique name of the run."""
+        return self._recording.run.id
+
+    @property
+    def name(self) -> str:
+        """Name given to the meter."""
+        return self._recording.run.name
+
+    @property
+    def finished(self) -> bool:
+        """False for the snapshot of a meter that is still running."""
+        return self._recording.run.finished
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the run in seconds."""
+        return self._recording.run.duration_seconds
+
+    @property
+    def recording(self) -> Recording:
+        """The raw readings, windows and events from which every number is computed."""
+        return self._recording
+
+    def phases(self) -> pd.DataFrame:
+        """Return one row per phase and domain, and a domain ``total`` per phase."""
+        return self._frame("phases")
+
+    def windows(self) -> pd.DataFrame:
+        """Return one row per window, domain and scope; window 0 is the session itself."""
+        return self._frame("windows")
+
+    def window_names(self) -> pd.DataFrame:
+        """Return windows of one name and phase pooled: count, total, mean, per unit of work."""
+        return self._frame("window_names")
+
+    def domains(self) -> pd.DataFrame:
+        """Return one row per domain, also for those that could not be read, with the reason."""
+        return self._frame("domains")
+
+    def samples(self) -> pd.DataFrame:
+        """Return the time series: joules since the start and watts of each domain."""
+        return self._frame("samples")
+
+    def events(self) -> pd.DataFrame:
+        """Return warnings, gaps, resets and losses in order of time."""
+        return self._frame("events")
+
+    def total(self, kind: str | None = None) -> Energy:
+        """Return the energy of the session: packages, DRAM and GPUs, nothing twice.
+
+        Args:
+            kind: only domains of this kind, such as ``"gpu"``.
+
+        Raises:
+            ArgumentError: there is no such kind.
+        """
+        return self.window_energy(SESSION_ROW, kind)
+
+    def window_energy(self, row: int, kind: str | None = None) -> Energy:
+        """Return the energy of one window, children included.
+
+        Args:
+            row: position among the windows in order of opening, from 1; 0 is the session.
+            kind: as for `total`.
+
+        Raises:
+            ArgumentError: there is no such kind.
+        """
+        from mlmeter.energy.columns import energy_value
+
+        if kind is not None and kind not in KINDS:
+            raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
+        spans = TOTAL if row == SESSION_ROW else "inclusive"
+        return energy_value(self._recording.resolution.total(spans, kind), row)
+
+    def summary(self) -> str:
+        """Return the table of phases and domains with intervals, provenance and warnings."""
+        from mlmeter.report.summary import summary_text
+
+        return summary_text(self._recording)
+
+    def to_csv(self, path: str | os.PathLike[str], table: str = "phases") -> None:
+        """Write one table as CSV; an absent number is an empty cell.
+
+        Args:
+            path: file to write; replaced only when the new one is complete.
+            table: ``"phases"``, ``"windows"``, ``"window_names"``, ``"domains"``, ``"samples"``
+                or ``"events"``.
+
+        Raises:
+            ArgumentError: there is no such table.
+            OSError: the file cannot be written.
+        """
+        from mlmeter.report.csv_tables import write_table
+
+        write_table(self._table(table), path)
+
+    def to_parquet(self, path: str | os.PathLike[str], table: str = "phases") -> None:
+        """Write one table as Parquet (needs the extra ``mlmeter[parquet]``)."""
+        self._frame(table).to_parquet(path)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return all tables but the samples as JSON, and write them to `path` if given."""
+        from mlmeter.frame import TABLES
+        from mlmeter.report.csv_tables import replacing
+
+        tables = {
+            name: [_plain(record) for record in self._table(name).records()]
+            for name in TABLES
+            if name != "samples"
+        }
+        run = self._recording.run
+        document = {"session": run.id, "name": run.name, "duration_seconds": run.duration_seconds, **tables}
+        text = json.dumps(document, indent=1, allow_nan=False)
+        if path is not None:
+            with replacing(Path(path)) as file:
+                file.write(text)
+        return text
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the run directory, raw readings included, and return its path.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        from mlmeter.report.run_directory import write_run_directory
+
+        write_run_directory(self._recording, Path(directory))
+        return Path(directory)
+
+    def _table(self, name: str) -> Any:
+        from mlmeter.frame import TABLES, build_table
+
+        if name not in TABLES:
+            raise ArgumentError(f"table={name!r}: expected one of {', '.join(TABLES)}")
+        return build_table(self._recording, name)
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        frame: pd.DataFrame = self._table(name).to_frame()
+        return frame
+
+    def _repr_html_(self) -> str:
+        from mlmeter.report.summary import summary_html
+
+        return summary_html(self._recording)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name!r}: {self.duration_seconds:.3f} s, {self.total()}>"
+
+
+def load(path: str | os.PathLike[str]) -> Session:
+    """Load a session from its run directory; all numbers are computed again from the readings.
+
+    Raises:
+        RunFileError: a file is missing, damaged or of a newer version.
+    """
+    from mlmeter.report.run_directory import read_run_directory
+
+    return Session(read_run_directory(path))
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with Python numbers, absent ones as None."""
+    plain = {}
+    for name, value in record.items():
+        item = value.item() if hasattr(value, "item") else value
+        plain[name] = None if isinstance(item, float) and item != item else item
+    return plain

@@ -1,0 +1,83 @@
+"""Opened backends and the rows that they have given; meters share them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlmeter.backends.base import Backend
+from mlmeter.backends.registry import Probe, probe
+from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
+from mlmeter.energy.integrate import GaugeRows
+from mlmeter.measurement import Domain
+
+FIRST_RETRY_SECONDS = 1.0
+# Reads per wrap of the shortest counter, whatever period the user asked for.
+READS_PER_WRAP = 4
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """One open backend and what it has given so far."""
+
+    backend: Backend
+    domains: tuple[Domain, ...]
+    rows: tuple[CounterRows | GaugeRows, ...]
+    cheap: bool
+    subscribers: int = 0
+    failing: bool = False
+    retry_at_ns: int = 0
+    retry_seconds: float = FIRST_RETRY_SECONDS
+
+    @classmethod
+    def of(cls, backend: Backend, domains: Sequence[Domain]) -> Source:
+        """Prepare the rows of an opened backend."""
+        rows = tuple(
+            CounterRows(domain) if domain.watts_per_count is None else GaugeRows(domain) for domain in domains
+        )
+        cheap = bool(domains) and all(
+            domain.cheap_read and domain.update_period_seconds <= FAST_PERIOD_SECONDS for domain in domains
+        )
+        return cls(backend, tuple(domains), rows, cheap)
+
+    def snapshot(self) -> list[tuple[Domain, Rows]]:
+        """Return the rows of every domain so far."""
+        return [(domain, rows.snapshot()) for domain, rows in zip(self.domains, self.rows, strict=True)]
+
+    def longest_safe_period_seconds(self) -> float:
+        """Return the time between reads at which no counter of the source can wrap unseen."""
+        horizons = [
+            domain.modulus * domain.joules_per_count / (domain.max_power_watts or DEFAULT_MAX_POWER_WATTS)
+            for domain in self.domains
+            if domain.modulus is not None and domain.joules_per_count is not None
+        ]
+        return min(horizons, default=float("inf")) / READS_PER_WRAP
+
+
+class SourcePool:
+    """Opens backends once, however many meters of the process want them at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._best: tuple[tuple[Source, ...], Probe] | None = None
+
+    def open(self, selection: tuple[str | Backend, ...] | None) -> tuple[tuple[Source, ...], Probe]:
+        """Open the selection, or take what another running meter has opened of the same.
+
+        The caller holds `lock` until it has subscribed to the sources.
+        """
+        if selection is None and self._best is not None and all(s.subscribers for s in self._best[0]):
+            return self._best
+        found = probe(selection)
+        sources = tuple(Source.of(opened.backend, opened.domains) for opened in found.opened)
+        if selection is None:
+            self._best = (sources, found) if sources else None
+        return sources, found
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: sources of the parent are read by the parent."""
+        self.__init__()  # type: ignore[misc]  # the plainest way to forget everything
+
+
+POOL = SourcePool()

@@ -1,0 +1,10 @@
+"""Exact unit factors; everything inside mlmeter is joules, watts, seconds or integer nanoseconds."""
+
+NANOSECONDS_PER_SECOND = 1_000_000_000
+SECONDS_PER_NANOSECOND = 1e-9
+JOULES_PER_MICROJOULE = 1e-6
+JOULES_PER_MILLIJOULE = 1e-3
+WATTS_PER_MILLIWATT = 1e-3
+WATTS_PER_MICROWATT = 1e-6
+JOULES_PER_WATT_HOUR = 3_600.0
+JOULES_PER_KILOWATT_HOUR = 3_600_000.0

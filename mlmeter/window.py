@@ -1,0 +1,317 @@
+"""A window: a named span of time, as context manager or decorator."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from mlmeter.errors import ArgumentError, StateError
+from mlmeter.units import SECONDS_PER_NANOSECOND
+from mlmeter.window_log import FAILED, OPEN, SYNCHRONISED, Closed, WindowLog
+
+if TYPE_CHECKING:
+    from mlmeter.measurement import Energy
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# The innermost open window of this thread or task, of any meter.
+current: contextvars.ContextVar[Window | None] = contextvars.ContextVar("mlmeter_window", default=None)
+
+
+class Recorder(Protocol):
+    """What a window needs of its meter."""
+
+    log: WindowLog
+    running: bool
+    base_phase: str
+    # Reads cheap counters; None if there are none.
+    edge: Callable[[], None] | None
+    synchronise: Callable[[], object] | None
+    now_ns: Callable[[], int]
+    # Windows for the observer; None if there is none.
+    finished: deque[Window] | None
+
+    def remark(self, kind: str, message: str) -> None:
+        """Note an event of the session."""
+
+    def window_energy(self, window: Window, kind: str | None) -> Energy:
+        """Return the energy of a window with what has been read so far."""
+
+    def final_window_energy(self, window: Window, kind: str | None, timeout_seconds: float | None) -> Energy:
+        """Return the energy of a window once its end is known to the counters."""
+
+
+class Origin(Protocol):
+    """Who opens windows: a meter, or whichever is active when the window opens."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder of the next window."""
+
+
+class Window:
+    """A span of time whose energy and work are recorded; made by a meter, used once.
+
+    As a context manager it marks the block; called with a function it becomes a decorator
+    that opens a fresh window at each call. An exception inside marks the window as failed
+    and travels on.
+
+    Attributes:
+        name: name given by the user.
+        phase: label of what the program does in it, such as ``"inference"``.
+        units: counts of work done so far, by unit.
+
+    Example:
+        >>> from mlmeter import EnergyMeter
+        >>> with EnergyMeter() as meter:
+        ...     with meter.window("epoch", samples=60_000) as window:
+        ...         window.add(samples=1_000)
+        >>> window.units
+        {'samples': 61000}
+    """
+
+    __slots__ = (
+        "_enclosing",
+        "_flags",
+        "_given",
+        "_label",
+        "_named",
+        "_origin",
+        "_pieces",
+        "_recorder",
+        "_resumed_ns",
+        "_thread",
+        "_token",
+        "end_ns",
+        "id",
+        "name",
+        "parent_id",
+        "phase",
+        "start_ns",
+        "units",
+    )
+
+    def __init__(
+        self,
+        origin: Origin,
+        name: str | None,
+        phase: str | None,
+        units: Mapping[str, float | Callable[..., float]] | None,
+    ) -> None:
+        self._origin = origin
+        self.name = name or phase or "window"
+        self._named = name is not None
+        self.phase = phase
+        self._given = units
+        self.id = 0
+        self.start_ns = self.end_ns = 0
+
+    def __enter__(self) -> Self:
+        if self.id:
+            raise StateError(f"window {self.name!r} was already used: open a new one for each span")
+        units = self._given
+        if units:
+            check_units(units)
+        self.units: Mapping[str, float] = units or {}  # type: ignore[assignment]  # checked: numbers
+        self._recorder = recorder = self._origin.recorder
+        log = recorder.log
+        self._flags = 0
+        self._pieces: list[tuple[int, int]] | None = None
+        self._thread = get_ident()
+        self._enclosing = parent = current.get()
+        while parent is not None and parent._recorder is not recorder:
+            parent = parent._enclosing
+        if parent is None:
+            self.parent_id = 0
+            phase = self.phase or recorder.base_phase
+        else:
+            self.parent_id = parent.id
+            phase = self.phase or parent.phase
+        self.phase = phase
+        label = log.label_numbers.get((self.name, phase))
+        self._label = log.label_number(self.name, phase) if label is None else label
+        self._token = current.set(self)
+        self.id = log.new_id()
+        if recorder.synchronise is not None:
+            self._synchronise()
+        # Read first, then stamp: the read is outside the window.
+        if recorder.edge is not None:
+            recorder.edge()
+        if recorder.running:
+            log.open[self.id] = self
+        self.start_ns = self._resumed_ns = recorder.now_ns()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        recorder = self._recorder
+        if recorder.synchronise is not None and self._resumed_ns:
+            self._synchronise()
+        self.end_ns = recorder.now_ns()
+        if recorder.edge is not None:
+            recorder.edge()
+        if exception_type is not None:
+            self._flags |= FAILED
+        self._leave_context()
+        log = recorder.log
+        if log.open.pop(self.id, None) is not None and recorder.running:
+            log.pending.append(self.closed())
+            if recorder.finished is not None:
+                recorder.finished.append(self)
+
+    def __call__(self, function: Function) -> Function:
+        """Return `function` wrapped so that each call is a window like this one.
+
+        Units may be callables of the result: ``tokens=lambda result: len(result)``. Further
+        parameters of the callable get the call's arguments of the same name.
+        """
+        from mlmeter.decorate import metered
+
+        origin, phase, given = self._origin, self.phase, self._given or {}
+        name = self.name if self._named else getattr(function, "__name__", self.name)
+        rules = {unit: count for unit, count in given.items() if callable(count)}
+        fixed = {unit: count for unit, count in given.items() if not callable(count)}
+        check_units(fixed)
+        return metered(function, lambda: Window(origin, name, phase, fixed), rules)
+
+    def add(self, **units: float) -> None:
+        """Count more work done in this window, such as ``window.add(tokens=17)``.
+
+        Raises:
+            ArgumentError: a count is not a finite number of 0 or more.
+            StateError: the window has not been opened.
+        """
+        check_units(units)
+        totals = dict(self.units)
+        for name, count in units.items():
+            totals[name] = totals.get(name, 0) + count
+        if not self.id:
+            raise StateError(f"window {self.name!r} is not open yet: count work inside it")
+        if self.end_ns:
+            self._recorder.log.late_units.append((self.id, units))
+        self.units = totals
+
+    def energy(self, kind: str | None = None) -> Energy:
+        """Return at once the energy so far, children included; provisional until `result`.
+
+        Args:
+            kind: ``"cpu"``, ``"dram"`` or ``"gpu"``; None for all of them.
+
+        Raises:
+            StateError: the window has not been opened.
+        """
+        if not self.id:
+            raise StateError(f"window {self.name!r} has not been opened: it has no energy")
+        return self._recorder.window_energy(self, kind)
+
+    def result(self, timeout_seconds: float | None = None, kind: str | None = None) -> Energy:
+        """Wait until the counters have been refreshed once after the end and return the energy.
+
+        Args:
+            timeout_seconds: longest wait; None for as long as the slowest counter needs.
+            kind: as for `energy`.
+
+        Raises:
+            StateError: the window is still open.
+        """
+        if not self.end_ns:
+            raise StateError(f"window {self.name!r} is still open: its result is known after it ends")
+        return self._recorder.final_window_energy(self, kind, timeout_seconds)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the window was left by an exception."""
+        return bool(self.end_ns and self._flags & FAILED)
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the window; of an open one so far."""
+        if not self.id:
+            return 0.0
+        return ((self.end_ns or self._recorder.now_ns()) - self.start_ns) * SECONDS_PER_NANOSECOND
+
+    def suspend(self) -> None:
+        """Interrupt the window: what follows is not its time (a generator that has yielded)."""
+        now = self._recorder.now_ns()
+        if self._pieces is None:
+            self._pieces = []
+        self._pieces.append((self._resumed_ns, now))
+        self._resumed_ns = 0
+        self._leave_context()
+
+    def resume(self) -> None:
+        """Go on after `suspend`."""
+        self._enclosing = current.get()
+        self._token = current.set(self)
+        self._resumed_ns = self._recorder.now_ns()
+
+    def remark(self, message: str) -> None:
+        """Note something about this window as an event of the session."""
+        self._recorder.remark("window", f"window {self.name!r}: {message}")
+
+    def _leave_context(self) -> None:
+        try:
+            current.reset(self._token)
+        except (ValueError, RuntimeError):
+            # Closed in another thread or task than it was opened in, or interrupted before:
+            # this context is left as it is, except that the window is no longer current.
+            if current.get() is self:
+                current.set(self._enclosing)
+
+    def closed(self, now_ns: int | None = None) -> Closed:
+        """Return the record of the window; `now_ns` is the end of one that is still open."""
+        end_ns = self.end_ns or now_ns or self.start_ns
+        pieces: tuple[tuple[int, int], ...] | None = None
+        if self._pieces is not None:
+            last = [(self._resumed_ns, end_ns)] if self._resumed_ns else []
+            pieces = (*self._pieces, *last)
+        return Closed(
+            self.id,
+            self.parent_id,
+            self._label,
+            self._thread,
+            self.start_ns or end_ns,
+            end_ns,
+            self._flags if self.end_ns else self._flags | OPEN,
+            self.units,
+            pieces,
+        )
+
+    def _synchronise(self) -> None:
+        try:
+            assert self._recorder.synchronise is not None
+            self._recorder.synchronise()
+        except Exception as error:  # the user's hook must not break the user's loop
+            self.remark(f"the sync function failed: {type(error).__name__}: {error}")
+        else:
+            self._flags |= SYNCHRONISED
+
+    def __repr__(self) -> str:
+        state = "closed" if self.end_ns else "open" if self.id else "not yet opened"
+        return f"<Window {self.name!r} ({self.phase}), {state}>"
+
+
+def check_units(units: Mapping[str, Any]) -> None:
+    """Check counts of work.
+
+    Raises:
+        ArgumentError: a count is not a finite number of 0 or more.
+    """
+    for name, count in units.items():
+        if type(count) is int and count >= 0:
+            continue
+        try:
+            usable = not isinstance(count, (bool, str, bytes)) and math.isfinite(count) and count >= 0
+        except (TypeError, ValueError, OverflowError):
+            usable = False
+        if not usable:
+            raise ArgumentError(f"{name}={count!r}: a count of work is a finite number of 0 or more")

@@ -1,0 +1,185 @@
+"""What windows a session had, as compact columns; closing a window appends to a queue only."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from array import array
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FAILED = 1
+SYNCHRONISED = 2
+OPEN = 4
+
+# Windows that end at nearly the same time on several threads may be queued out of order.
+ORDER_SLACK_NS = 1_000_000_000
+
+
+class Label(NamedTuple):
+    """Name and phase of a window."""
+
+    name: str
+    phase: str
+
+
+class Closed(NamedTuple):
+    """A closed window on its way into the columns.
+
+    `pieces` holds the spans of a window with interruptions, else it is None.
+    """
+
+    id: int
+    parent_id: int
+    label: int
+    thread: int
+    start_ns: int
+    end_ns: int
+    flags: int
+    units: Mapping[str, float] | None
+    pieces: tuple[tuple[int, int], ...] | None
+
+
+class Closable(Protocol):
+    """An open window."""
+
+    def closed(self, now_ns: int | None = None) -> Closed:
+        """Return its record as if it ended at `now_ns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecords:
+    """The windows of a session in order of opening; times are monotonic nanoseconds.
+
+    Attributes:
+        ids, parent_ids: numbers from 1; parent 0 is the session itself.
+        labels: index into `label_table`; threads: index into `thread_names`.
+        starts_ns, ends_ns, flags: shape (windows,).
+        pieces: spans (id, start, end) of windows with interruptions.
+        units: per unit name the window ids and the counts.
+    """
+
+    ids: array[int]
+    parent_ids: array[int]
+    labels: array[int]
+    threads: array[int]
+    starts_ns: array[int]
+    ends_ns: array[int]
+    flags: array[int]
+    pieces: tuple[tuple[int, int, int], ...]
+    units: dict[str, tuple[array[int], array[float]]]
+    label_table: tuple[Label, ...]
+    thread_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class WindowLog:
+    """Records the windows of one meter.
+
+    `new_id`, `label_number`, `open` and `pending` are used on the hot path, from any thread,
+    without a lock: each use is one atomic step of the interpreter.
+    """
+
+    def __init__(self) -> None:
+        self.new_id: Callable[[], int] = itertools.count(1).__next__
+        self.label_numbers: dict[tuple[str, str], int] = {}
+        self.open: dict[int, Closable] = {}
+        self.pending: deque[Closed] = deque()
+        self.late_units: deque[tuple[int, Mapping[str, float]]] = deque()
+        self._lock = threading.Lock()
+        self._label_table: list[Label] = []
+        self._thread_numbers: dict[int, int] = {}
+        self._thread_names: list[str] = []
+        self._columns = _empty_columns()
+        self._pieces: list[tuple[int, int, int]] = []
+        self._units: dict[str, tuple[array[int], array[float]]] = {}
+
+    def label_number(self, name: str, phase: str) -> int:
+        """Return the number of a label, a new one for a new label."""
+        with self._lock:
+            number = self.label_numbers.get((name, phase))
+            if number is None:
+                number = len(self._label_table)
+                self._label_table.append(Label(name, phase))
+                self.label_numbers[name, phase] = number
+            return number
+
+    def compact(self) -> None:
+        """Move closed windows from the queue into the columns."""
+        with self._lock:
+            while self.pending:
+                self._append(self._columns, self._pieces, self._units, self.pending.popleft())
+            while self.late_units:
+                _add_units(self._units, *self.late_units.popleft())
+
+    def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
+        """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
+
+        Args:
+            now_ns: end of windows that are still open.
+            since_ns: leave out windows that ended before.
+        """
+        self.compact()
+        with self._lock:
+            first = 0
+            if since_ns is not None:
+                first = bisect_left(self._columns[5], since_ns - ORDER_SLACK_NS)
+            columns = tuple(column[first:] for column in self._columns)
+            pieces = list(self._pieces)
+            units = {name: (ids[:], counts[:]) for name, (ids, counts) in self._units.items()}
+            for window in list(self.open.values()):
+                self._append(columns, pieces, units, window.closed(now_ns))
+            order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
+            in_order = (array(column.typecode, [column[row] for row in order]) for column in columns)
+            return WindowRecords(
+                *in_order,
+                pieces=tuple(pieces),
+                units=units,
+                label_table=tuple(self._label_table),
+                thread_names=tuple(self._thread_names),
+            )
+
+    def _append(
+        self,
+        columns: tuple[array[int], ...],
+        pieces: list[tuple[int, int, int]],
+        units: dict[str, tuple[array[int], array[float]]],
+        window: Closed,
+    ) -> None:
+        thread = self._thread_number(window.thread)
+        values = (*window[:3], thread, *window[4:7])
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        if window.pieces is not None:
+            pieces.extend((window.id, start, end) for start, end in window.pieces)
+        if window.units:
+            _add_units(units, window.id, window.units)
+
+    def _thread_number(self, ident: int) -> int:
+        number = self._thread_numbers.get(ident)
+        if number is None:
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            number = self._thread_numbers[ident] = len(self._thread_names)
+            self._thread_names.append(names.get(ident, f"thread {ident}"))
+        return number
+
+
+def _empty_columns() -> tuple[array[int], ...]:
+    """Columns id, parent, label, thread, start, end, flags: 41 bytes a window."""
+    return tuple(array(typecode) for typecode in "qqiiqqB")
+
+
+def _add_units(
+    table: dict[str, tuple[array[int], array[float]]], window_id: int, units: Mapping[str, float]
+) -> None:
+    for name, count in units.items():
+        ids, counts = table.setdefault(name, (array("q"), array("d")))
+        ids.append(window_id)
+        counts.append(count)
