@@ -32,7 +32,7 @@ def metered(function: Function, open_window: Callable[[], Window], rules: Mappin
     if isinstance(function, (classmethod, staticmethod)):
         inner = metered(function.__func__, open_window, rules)
         return cast("Function", type(function)(inner))
-    if not callable(function) or isinstance(function, type):
+    if isinstance(function, type) or not callable(function):
         raise ArgumentError(f"only functions can be decorated, not {function!r}")
     count = _counter(function, rules)
     if inspect.isasyncgenfunction(function):

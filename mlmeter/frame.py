@@ -142,13 +142,13 @@ def window_names_table(recording: Recording) -> Table:
     facts = _window_facts(recording)
     seconds = np.bincount(group, weights=facts["duration_seconds"][rows], minlength=size)
     units = {
-        unit: np.bincount(group, weights=np.nan_to_num(counts[rows]), minlength=size)
+        unit: _sum_by(group, np.nan_to_num(counts[rows]), size)
         for unit, counts in _units_by_window(recording).items()
     }
     blocks = []
     for domain, kind, energies in resolution.by_domain("inclusive"):
         sums = {
-            name: np.bincount(group, weights=energies[name][rows], minlength=size)
+            name: _sum_by(group, energies[name][rows], size)
             for name in ("energy_joules", "low_joules", "high_joules")
         }
         blocks.append(
@@ -368,11 +368,12 @@ def singular(unit: str) -> str:
 def _phase_seconds(resolution: Resolution) -> NDArray[np.float64]:
     """Time of each phase; an instant with several owners counts in parts, so phases fill the session."""
     ownership = resolution.ownership
-    return np.bincount(
-        resolution.phase_of_window[ownership.owner],
-        weights=ownership.share_out(np.diff(ownership.edges)),
-        minlength=len(resolution.phases),
-    )
+    phase = resolution.phase_of_window[ownership.owner]
+    return _sum_by(phase, ownership.share_out(np.diff(ownership.edges)), len(resolution.phases))
+
+
+def _sum_by(group: NDArray[np.int64], values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(group, weights=values, minlength=size), dtype=np.float64)
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:

@@ -280,5 +280,3 @@ def _run_id(name: str, wall_ns: int) -> str:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ns / 1e9))
     safe = "".join(letter if letter.isalnum() else "-" for letter in name.lower())[:40].strip("-")
     return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}"
-
-

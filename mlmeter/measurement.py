@@ -75,6 +75,8 @@ class Domain:
     shared: bool = False
 
     def __post_init__(self) -> None:
+        # Text is accepted, but everything else may rely on the enumeration.
+        object.__setattr__(self, "provenance", Provenance(self.provenance))
         if (self.joules_per_count is None) == (self.watts_per_count is None):
             raise ValueError(f"domain {self.name}: set joules_per_count or watts_per_count, not both")
         if self.kind not in KINDS:

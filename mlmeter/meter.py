@@ -143,7 +143,7 @@ class EnergyMeter(WindowMethods):
         sync: Callable[[], object] | str | None = None,
         sampler: Sampler | None = None,
     ) -> None:
-        if name is not None and (not isinstance(name, str) or not name):
+        if name is not None and not _is_text(name):
             raise ArgumentError(f"name={name!r}: expected a text that is not empty, or None")
         if scope != "machine":
             raise ArgumentError(f'scope={scope!r}: this version knows only "machine"')
@@ -259,6 +259,7 @@ class EnergyMeter(WindowMethods):
     def _write(self, output_dir: Path) -> None:
         """Write the files; the metered program must not fail because of a full disk."""
         from mlmeter.report.run_directory import write_run
+
         try:
             self.run_directory = write_run(self.session.recording, output_dir)
         except (OSError, RunFileError) as error:
@@ -314,8 +315,12 @@ def _program_name() -> str:
     return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python"
 
 
-def _checked_phase(phase: object) -> str:
-    if not isinstance(phase, str) or not phase:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _checked_phase(phase: str) -> str:
+    if not _is_text(phase):
         raise ArgumentError(f'phase={phase!r}: expected a text such as "training" or "inference"')
     return phase
 

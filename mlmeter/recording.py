@@ -132,7 +132,8 @@ class Resolution:
         parts = [
             energy_columns(getattr(self.attributions[domain.name], spans))
             for domain, _ in self._recording.domains
-            if domain.name in self.attributions and (domain.counted if kind is None else _of_kind(domain, kind))
+            if domain.name in self.attributions
+            and (domain.counted if kind is None else _of_kind(domain, kind))
         ]
         sizes = {"phases": len(self.phases), TOTAL: 1}
         return total_columns(parts, sizes.get(spans, len(self.windows)))

@@ -47,7 +47,9 @@ class Subscription:
         self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], None] | None
     ) -> None:
         self.sources = tuple(sources)
-        self.period_seconds = min([period_seconds, *(source.longest_safe_period_seconds() for source in sources)])
+        self.period_seconds = min(
+            [period_seconds, *(source.longest_safe_period_seconds() for source in sources)]
+        )
         self.on_tick = on_tick
 
 
@@ -218,7 +220,9 @@ class Sampler:
             waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
             while waiting and self._now_ns() < horizon_ns:
                 for item in self._read(source):
-                    if isinstance(item, Reading) and item.value != first.setdefault(item.position, item.value):
+                    if isinstance(item, Reading) and item.value != first.setdefault(
+                        item.position, item.value
+                    ):
                         waiting.discard(item.position)
                 self.clock.wait(waiter, LOCATE_STEP_SECONDS)
         used_ns = time.thread_time_ns() - started_ns

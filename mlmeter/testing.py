@@ -1,8 +1,8 @@
 """Fakes for tests of energy-aware code: no hardware, no waiting, known energy.
 
-    clock = FakeClock()
-    backend = FakeBackend.with_power(clock, watts=100)
-    meter = EnergyMeter(backends=[backend], sampler=Sampler(clock, threaded=False))
+clock = FakeClock()
+backend = FakeBackend.with_power(clock, watts=100)
+meter = EnergyMeter(backends=[backend], sampler=Sampler(clock, threaded=False))
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def check_backend(backend: Backend) -> None:
         AssertionError: it does not; the message says in what.
     """
     domains = tuple(backend.open())
-    assert isinstance(backend.name, str) and backend.name, "name is an empty text"
+    assert backend.name, "name is an empty text"
     assert domains, "open() returned no domain: raise BackendUnavailableError with the reason instead"
     assert len({domain.name for domain in domains}) == len(domains), "two domains have the same name"
     assert len({domain.id for domain in domains}) == len(domains), "two domains have the same id"
@@ -266,7 +266,7 @@ def check_backend(backend: Backend) -> None:
 
 
 def _check_reading(domain: Domain, reading: Reading) -> None:
-    assert isinstance(reading.value, int), f"{domain.name}: value {reading.value!r} is no integer"
+    assert type(reading.value) is int, f"{domain.name}: value {reading.value!r} is no integer"
     assert reading.value >= 0, f"{domain.name}: value {reading.value} is negative"
     assert reading.begin_ns <= reading.end_ns, f"{domain.name}: the read ends before it begins"
     in_range = domain.modulus is None or reading.value < domain.modulus

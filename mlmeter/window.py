@@ -106,7 +106,8 @@ class Window:
         self._origin = origin
         self.name = name or phase or "window"
         self._named = name is not None
-        self.phase = phase
+        # Empty until the window opens, if its phase is to be that of the enclosing window.
+        self.phase = phase or ""
         self._given = units
         self.id = 0
         self.start_ns = self.end_ns = 0
@@ -176,7 +177,7 @@ class Window:
         """
         from mlmeter.decorate import metered
 
-        origin, phase, given = self._origin, self.phase, self._given or {}
+        origin, phase, given = self._origin, self.phase or None, self._given or {}
         name = self.name if self._named else getattr(function, "__name__", self.name)
         rules = {unit: count for unit, count in given.items() if callable(count)}
         fixed = {unit: count for unit, count in given.items() if not callable(count)}

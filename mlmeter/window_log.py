@@ -137,13 +137,20 @@ class WindowLog:
             for window in list(self.open.values()):
                 self._append(columns, pieces, units, window.closed(now_ns))
             order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
-            in_order = (array(column.typecode, [column[row] for row in order]) for column in columns)
+            in_order = [array(column.typecode, [column[row] for row in order]) for column in columns]
+            ids, parent_ids, labels, threads, starts_ns, ends_ns, flags = in_order
             return WindowRecords(
-                *in_order,
-                pieces=tuple(pieces),
-                units=units,
-                label_table=tuple(self._label_table),
-                thread_names=tuple(self._thread_names),
+                ids,
+                parent_ids,
+                labels,
+                threads,
+                starts_ns,
+                ends_ns,
+                flags,
+                tuple(pieces),
+                units,
+                tuple(self._label_table),
+                tuple(self._thread_names),
             )
 
     def _append(

@@ -90,7 +90,12 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     metered: set[str] = set()
     for item in backend_names() if selection is None else selection:
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
-        if selection is None and builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
+        if (
+            selection is None
+            and builtin is not None
+            and builtin.estimates
+            and metered.issuperset(builtin.kinds)
+        ):
             continue
         name = item if isinstance(item, str) else item.name
         try:

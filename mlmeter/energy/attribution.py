@@ -13,7 +13,7 @@ import numpy as np
 
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import Ownership, Windows, add_to_ancestors, same_phase_runs
-from mlmeter.measurement import Domain, Provenance
+from mlmeter.measurement import Domain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,7 +88,11 @@ class Attribution:
 
 
 def attribute(
-    domain: Domain, timeline: Timeline, windows: Windows, ownership: Ownership, phase_of_window: NDArray[np.int64]
+    domain: Domain,
+    timeline: Timeline,
+    windows: Windows,
+    ownership: Ownership,
+    phase_of_window: NDArray[np.int64],
 ) -> Attribution:
     """Give every window and every phase its share of the domain's energy."""
     table = _piece_table(timeline, ownership)

@@ -43,8 +43,8 @@ def energy_columns(energies: Energies) -> Columns:
         "high_joules": np.where(readable, energies.high, np.nan),
         "sigma_statistical_joules": nothing if estimated else sigma,
         "sigma_systematic_joules": sigma if estimated else nothing,
-        "provenance": np.where(readable, str(energies.domain.provenance), None),
-        "method": np.where(readable, method, None),
+        "provenance": _text(readable, str(energies.domain.provenance)),
+        "method": _text(readable, method),
         "resolved": energies.resolved,
         "coverage_ratio": np.where(readable, energies.coverage_ratio, 0.0),
     }
@@ -66,13 +66,14 @@ def total_columns(parts: Sequence[Columns], spans: int) -> Columns:
     for rank, provenance in enumerate(PROVENANCES):
         ranks[stacked["provenance"] == str(provenance)] = rank
     names = np.array([str(provenance) for provenance in PROVENANCES], dtype=object)
-    methods = np.where(readable.sum(axis=0) > 1, "sum", _first(stacked["method"], readable))
+    methods = _first(stacked["method"], readable)
+    methods[readable.sum(axis=0) > 1] = "sum"
     return {
         **{name: _sum(stacked[name], some) for name in ("energy_joules", "low_joules", "high_joules")},
         "sigma_statistical_joules": np.sqrt(_sum(stacked["sigma_statistical_joules"] ** 2)),
         "sigma_systematic_joules": _sum(stacked["sigma_systematic_joules"]),
-        "provenance": np.where(some, names[ranks.max(axis=0)], None),
-        "method": np.where(some, methods, None),
+        "provenance": _text(some, names[ranks.max(axis=0)]),
+        "method": _text(some, methods),
         "resolved": np.where(readable, stacked["resolved"], True).all(axis=0) & some,
         "coverage_ratio": stacked["coverage_ratio"].min(axis=0),
     }
@@ -106,8 +107,16 @@ def _sum(values: NDArray[np.float64], some: NDArray[np.bool_] | None = None) -> 
     return np.where(there, np.nansum(values, axis=0), np.nan)
 
 
+def _text(where: NDArray[np.bool_], text: str | NDArray[Any]) -> NDArray[Any]:
+    """Return `text` where it applies, None elsewhere."""
+    texts = np.full(len(where), None, dtype=object)
+    texts[where] = text if isinstance(text, str) else text[where]
+    return texts
+
+
 def _first(values: NDArray[Any], readable: NDArray[np.bool_]) -> NDArray[Any]:
-    return np.take_along_axis(values, readable.argmax(axis=0)[None, :], axis=0)[0]
+    """Return of each span the value of its first readable part."""
+    return np.array(values[readable.argmax(axis=0), np.arange(values.shape[1])], dtype=object)
 
 
 def _nothing(spans: int) -> Columns:

@@ -134,9 +134,10 @@ class CounterRows:
             step += self._domain.modulus
         # From the earliest possible time of the last refresh: a late refresh is a big step, not a reset.
         elapsed_seconds = (reading.end_ns - self._after[-1]) * SECONDS_PER_NANOSECOND
-        plausible_joules = 1.2 * self._plausible_watts() * (
-            elapsed_seconds + self._domain.update_period_seconds
-        ) + self._joules_per_count
+        plausible_joules = (
+            1.2 * self._plausible_watts() * (elapsed_seconds + self._domain.update_period_seconds)
+            + self._joules_per_count
+        )
         after = last.begin_ns
         if self._trusted:
             after = max(after, reading.end_ns - self._longest_period_ns)

@@ -55,7 +55,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     try:
         with opener(temporary, mode, **text) as file:
             yield file
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

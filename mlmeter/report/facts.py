@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import mlmeter
@@ -23,6 +24,7 @@ JOB_VARIABLES = (
     "WORLD_SIZE",
     "OMP_NUM_THREADS",
 )
+CPU_INFO = "/proc/cpuinfo"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 # Packages whose versions explain a run's energy, if the program has loaded them.
 PACKAGES = ("numpy", "torch", "tensorflow", "jax", "sklearn", "transformers", "pytorch_lightning", "keras")
@@ -47,34 +49,23 @@ def host_facts() -> dict[str, Any]:
 @cache
 def _constant_facts() -> dict[str, Any]:
     system = os.uname()
-    facts: dict[str, Any] = {
+    facts = {
         "host": socket.gethostname(),
         "system": f"{system.sysname} {system.release} {system.machine}",
         "python": ".".join(map(str, sys.version_info[:3])),
         "mlmeter": mlmeter.__version__,
         "logical_cpus": os.cpu_count(),
+        "cpu": next(
+            (line.partition(":")[2].strip() for line in _lines(CPU_INFO) if "model name" in line), None
+        ),
+        "boot_id": next((line.strip() for line in _lines(BOOT_ID)), None),
     }
-    for name, value in (("cpu", _cpu_name()), ("boot_id", _first_line(BOOT_ID))):
-        if value:
-            facts[name] = value
-    return facts
+    return {name: value for name, value in facts.items() if value is not None}
 
 
-def _cpu_name() -> str:
+def _lines(path: str) -> list[str]:
+    """Return the lines of a file of the system, none if it is not there."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    return value.strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
-    return ""
-
-
-def _first_line(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
+        return []

@@ -115,7 +115,7 @@ def _write_readings(recording: Recording, path: Path) -> None:
         for name in ROW_COLUMNS:
             arrays[f"domain.{number}.{name}"] = getattr(rows, name)
     with replacing(path, "wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(values) for name, values in arrays.items()})
+        np.savez_compressed(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -139,9 +139,13 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
     for number, item in enumerate(manifest["domains"]):
         described = {name: value for name, value in item.items() if name in fields}
         described["provenance"] = Provenance(described["provenance"])
-        columns = [array("q", arrays[f"domain.{number}.{name}"].tolist()) for name in ROW_COLUMNS]
+        after_ns, before_ns, counts = (
+            array("q", arrays[f"domain.{number}.{name}"].tolist()) for name in ROW_COLUMNS
+        )
         rows = Rows(
-            *columns,
+            after_ns,
+            before_ns,
+            counts,
             gaps_ns=tuple((int(start), int(end)) for start, end in item["gaps_ns"]),
             last_ns=item["last_ns"],
             readings=item["readings"],

@@ -55,7 +55,7 @@ def _title(recording: Recording) -> str:
 
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Rows of every phase and domain, then of the session."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     single = len(_metered(recording)) == 1
     by_phase: dict[str, list[dict[str, Any]]] = {}
     for record in build_table(recording, "phases").records():
@@ -91,23 +91,19 @@ def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     pooled = build_table(recording, "window_names")
     units = list(recording.windows.units)
-    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in pooled.records():
-        if record["domain"] != TOTAL:
-            continue
+        name, phase = record["name"], record["phase"]
         for unit in units:
-            if record[unit] == record[unit]:
-                seen.setdefault((record["phase"], unit), []).append({**record, "name": record["name"]})
-    for (phase, unit), records in seen.items():
-        for record in records:
             count = record[unit]
-            label = record["name"] if record["name"] == phase else f"{phase}: {record['name']}"
+            # NaN, where the windows of this name have none of the unit, is not above 0.
+            if record["domain"] != TOTAL or not count > 0:
+                continue
             rows.append(
                 (
-                    label,
+                    name if name == phase else f"{phase}: {name}",
                     singular(unit),
                     f"{count:,.10g}",
                     number(record["energy_joules"] / count),
@@ -134,10 +130,14 @@ def _notes(recording: Recording) -> list[str]:
         notes.append(f"{domain.name}: {what}, source {domain.source}{inside}{alone}")
     if not recording.domains:
         notes.append("No energy could be read on this machine: times only. Try `mlmeter doctor`.")
-    for missing in recording.unavailable:
-        notes.append(f"not metered: {missing.source} ({'/'.join(missing.kinds) or 'domains'}): {missing.reason}")
+    notes.extend(
+        f"not metered: {missing.source} ({'/'.join(missing.kinds) or 'domains'}): {missing.reason}"
+        for missing in recording.unavailable
+    )
     events = [event for event in recording.events if event.kind not in ("unavailable", "estimate")]
-    notes.extend(f"{event.kind} at {event.time_seconds:.3f} s: {event.message}" for event in events[:MOST_EVENTS])
+    notes.extend(
+        f"{event.kind} at {event.time_seconds:.3f} s: {event.message}" for event in events[:MOST_EVENTS]
+    )
     if len(events) > MOST_EVENTS:
         notes.append(f"and {len(events) - MOST_EVENTS} more events: see session.events()")
     return notes
