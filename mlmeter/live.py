@@ -68,6 +68,7 @@ class LiveSession:
         self._backends = backends
         self._period_seconds = period_seconds
         self._on_window = on_window
+        self._reporting = False
         self._facts = facts
         self._sampler = sampler
         self._lock = threading.RLock()
@@ -210,17 +211,21 @@ class LiveSession:
 
     def _report_finished(self, *, final: bool) -> None:
         """Give the observer the windows whose end the counters have shown."""
-        if self.finished is None or self._on_window is None:
+        if self.finished is None or self._on_window is None or self._reporting:
             return
-        while self.finished:
-            window = self.finished[0]
-            if not final and not self._sampler.refreshed_since(self._sources, window.end_ns):
-                return
-            self.finished.popleft()
-            try:
+        # An observer that asks for an energy causes a tick, which must not report again.
+        self._reporting = True
+        try:
+            while self.finished:
+                window = self.finished[0]
+                if not final and not self._sampler.refreshed_since(self._sources, window.end_ns):
+                    break
+                self.finished.popleft()
                 self._on_window(window)
-            except Exception as error:  # the observer is the user's; its failure is an event
-                self.remark("window", f"on_window failed: {type(error).__name__}: {error}")
+        except Exception as error:  # the observer is the user's; its failure is an event
+            self.remark("window", f"on_window failed: {type(error).__name__}: {error}")
+        finally:
+            self._reporting = False
 
     def _recording(self, end_ns: int, *, finished: bool, since_ns: int | None = None) -> Recording:
         """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""

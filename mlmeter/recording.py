@@ -97,8 +97,11 @@ class Resolution:
         """Curve of each domain by name; None if it was never read."""
         from mlmeter.energy.timeline import timeline_of
 
-        origin_ns = self._recording.run.start_ns
-        return {domain.name: timeline_of(domain, rows, origin_ns) for domain, rows in self._recording.domains}
+        origin_ns, kinks = self._recording.run.start_ns, self.ownership.edges
+        return {
+            domain.name: timeline_of(domain, rows, origin_ns, kinks)
+            for domain, rows in self._recording.domains
+        }
 
     @cached_property
     def attributions(self) -> dict[str, Attribution]:

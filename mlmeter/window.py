@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# A time that has not come; clocks are not negative.
+NOT_YET = -1
+
 # The innermost open window of this thread or task, of any meter.
 current: contextvars.ContextVar[Window | None] = contextvars.ContextVar("mlmeter_window", default=None)
 
@@ -110,7 +113,8 @@ class Window:
         self.phase = phase or ""
         self._given = units
         self.id = 0
-        self.start_ns = self.end_ns = 0
+        # Times of the meter's clock; NOT_YET before the opening and the end.
+        self.start_ns = self.end_ns = self._resumed_ns = NOT_YET
 
     def __enter__(self) -> Self:
         if self.id:
@@ -155,7 +159,7 @@ class Window:
         traceback: TracebackType | None,
     ) -> None:
         recorder = self._recorder
-        if recorder.synchronise is not None and self._resumed_ns:
+        if recorder.synchronise is not None and self._resumed_ns != NOT_YET:
             self._synchronise()
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
@@ -197,7 +201,7 @@ class Window:
             totals[name] = totals.get(name, 0) + count
         if not self.id:
             raise StateError(f"window {self.name!r} is not open yet: count work inside it")
-        if self.end_ns:
+        if self.end_ns != NOT_YET:
             self._recorder.log.late_units.append((self.id, units))
         self.units = totals
 
@@ -224,21 +228,22 @@ class Window:
         Raises:
             StateError: the window is still open.
         """
-        if not self.end_ns:
+        if self.end_ns == NOT_YET:
             raise StateError(f"window {self.name!r} is still open: its result is known after it ends")
         return self._recorder.final_window_energy(self, kind, timeout_seconds)
 
     @property
     def failed(self) -> bool:
         """Whether the window was left by an exception."""
-        return bool(self.end_ns and self._flags & FAILED)
+        return self.end_ns != NOT_YET and bool(self._flags & FAILED)
 
     @property
     def duration_seconds(self) -> float:
         """Length of the window; of an open one so far."""
         if not self.id:
             return 0.0
-        return ((self.end_ns or self._recorder.now_ns()) - self.start_ns) * SECONDS_PER_NANOSECOND
+        end_ns = self._recorder.now_ns() if self.end_ns == NOT_YET else self.end_ns
+        return (end_ns - self.start_ns) * SECONDS_PER_NANOSECOND
 
     def suspend(self) -> None:
         """Interrupt the window: what follows is not its time (a generator that has yielded)."""
@@ -246,7 +251,7 @@ class Window:
         if self._pieces is None:
             self._pieces = []
         self._pieces.append((self._resumed_ns, now))
-        self._resumed_ns = 0
+        self._resumed_ns = NOT_YET
         self._leave_context()
 
     def resume(self) -> None:
@@ -270,19 +275,20 @@ class Window:
 
     def closed(self, now_ns: int | None = None) -> Closed:
         """Return the record of the window; `now_ns` is the end of one that is still open."""
-        end_ns = self.end_ns or now_ns or self.start_ns
+        ended = self.end_ns != NOT_YET
+        end_ns = self.end_ns if ended or now_ns is None else now_ns
         pieces: tuple[tuple[int, int], ...] | None = None
         if self._pieces is not None:
-            last = [(self._resumed_ns, end_ns)] if self._resumed_ns else []
+            last = [] if self._resumed_ns == NOT_YET else [(self._resumed_ns, end_ns)]
             pieces = (*self._pieces, *last)
         return Closed(
             self.id,
             self.parent_id,
             self._label,
             self._thread,
-            self.start_ns or end_ns,
+            end_ns if self.start_ns == NOT_YET else self.start_ns,
             end_ns,
-            self._flags if self.end_ns else self._flags | OPEN,
+            self._flags if ended else self._flags | OPEN,
             self.units,
             pieces,
         )
@@ -297,7 +303,7 @@ class Window:
             self._flags |= SYNCHRONISED
 
     def __repr__(self) -> str:
-        state = "closed" if self.end_ns else "open" if self.id else "not yet opened"
+        state = "not yet opened" if not self.id else "open" if self.end_ns == NOT_YET else "closed"
         return f"<Window {self.name!r} ({self.phase}), {state}>"
 
 

@@ -44,8 +44,9 @@ class Energies:
 
     @property
     def readable(self) -> NDArray[np.bool_]:
-        """Whether any part of a span was metered."""
-        return np.asarray(self.known & (self.covered_seconds > 0))
+        """Whether any part of a span was metered; a span of no length needs no metering."""
+        metered = (self.covered_seconds > 0) | (self.duration_seconds <= 0)
+        return np.asarray(self.known & metered)
 
     @property
     def resolved(self) -> NDArray[np.bool_]:

@@ -1,15 +1,17 @@
-"""Half-period correction: the curve of a fast counter through its edge reads.
+"""The curve of a fast counter through its edge reads and the edges of windows.
 
 A read at time s shows a refresh somewhere in the last period, on average half a period
-ago. Two estimates of E(s) are combined by their variances:
+ago (half-period correction). Where the power changes, at the edges of windows, the energy is
+estimated from both sides and the two are weighted by their variances:
 
-* from before: the count plus half a period of the power before s;
-* from after: if the next refresh was caught in a narrow bracket, its count less the energy
-  of the power after s up to there. It is the better one where the power falls at s.
+* from before: the energy of the knot before, going on with the power before it;
+* from after: the energy of the knot after, going back with the power after it. It is the
+  better one where the power falls, if the next refresh was caught in a narrow bracket.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,64 +19,130 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
+
 # Shorter spans say more about the refresh time than about the power.
 SHORTEST_SPAN_PERIODS = 1.5
 NARROW_PERIODS = 0.5
-NEXT_REFRESH_PERIODS = 3.0
+# Farther apart, two knots are joined by a straight line.
+NEAR_PERIODS = 3.0
 # A power taken from a neighbouring span is trusted to this share.
 POWER_SCATTER = 0.15
 
 
-def edge_knots(
-    after: NDArray[np.float64], before: NDArray[np.float64], joules: NDArray[np.float64], period: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return times and corrected energies of the curve, one knot per row.
+@dataclass(frozen=True, slots=True)
+class Knots:
+    """Points of the curve, one per row.
 
-    A row with a narrow bracket is a knot at its centre, any other one at its read time.
+    Attributes:
+        times, energies: shape (rows,); seconds and joules.
+        forward: the estimate from before alone, shape (rows,); what follows a kink must not
+            enter what is said of the time before it.
+        variances: of that estimate in joules squared, shape (rows,).
+        power_before, power_after: watts on either side, shape (rows,).
+    """
+
+    times: Floats
+    energies: Floats
+    forward: Floats
+    variances: Floats
+    power_before: Floats
+    power_after: Floats
+
+
+def fast_curve(
+    after: Floats, before: Floats, joules: Floats, period: float, kinks: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Return times and energies of the curve, ascending, to be joined by straight lines.
 
     Args:
         after, before: bracket of each row in seconds, shape (rows,).
         joules: cumulative energy shown, shape (rows,).
         period: mean time between refreshes in seconds.
+        kinks: times at which the power may change, ascending.
     """
+    knots = row_knots(after, before, joules, period)
+    if kinks is None or len(knots.times) < 2:
+        return knots.times, knots.energies
+    at, energies = _at_kinks(knots, kinks, period)
+    times = np.concatenate([knots.times, at])
+    order = np.argsort(times, kind="stable")
+    curve = np.concatenate([knots.energies, energies])[order]
+    return times[order], np.maximum.accumulate(curve)
+
+
+def row_knots(after: Floats, before: Floats, joules: Floats, period: float) -> Knots:
+    """Correct each row: one with a narrow bracket is a knot at its centre, others at their read time."""
     width = before - after
     narrow = width <= NARROW_PERIODS * period
     # The instant at which the counter showed `joules`, at best knowledge.
     shown_at = np.where(narrow, (after + before) / 2, before - period / 2)
     knot_at = np.where(narrow, shown_at, before).tolist()
-    shown, counts, widths = shown_at.tolist(), joules.tolist(), width.tolist()
-    is_narrow = narrow.tolist()
     powers_after = _powers_after(shown_at, joules, period)
-    last = len(counts) - 1
-    power = powers_after[0] if counts else 0.0
-    knots: list[float] = []
+    shown, counts, spread = shown_at.tolist(), joules.tolist(), (width**2 / 12).tolist()
+    is_narrow, ahead_powers = narrow.tolist(), powers_after.tolist()
+    last, power = len(counts) - 1, ahead_powers[0] if len(counts) else 0.0
+    energies: list[float] = []
+    forward: list[float] = []
+    variances: list[float] = []
+    powers: list[float] = []
     for k, count in enumerate(counts):
         if k and shown[k] - knot_at[k - 1] >= period:
-            power = max(0.0, (count - knots[k - 1]) / (shown[k] - knot_at[k - 1]))
-        if is_narrow[k]:
-            knots.append(max(count, knots[-1]) if knots else count)
-            continue
-        energy = count + power * period / 2
-        if k < last and is_narrow[k + 1] and knot_at[k + 1] - knot_at[k] <= NEXT_REFRESH_PERIODS * period:
-            ahead = knot_at[k + 1] - knot_at[k]
-            next_power = powers_after[k + 1]
-            before_variance = (power * period) ** 2 / 12
-            after_variance = next_power**2 * (widths[k + 1] ** 2 / 12 + (POWER_SCATTER * ahead) ** 2)
-            weight = before_variance / (before_variance + after_variance or 1.0)
-            energy = (1 - weight) * energy + weight * (counts[k + 1] - next_power * ahead)
+            power = max(0.0, (count - energies[k - 1]) / (shown[k] - knot_at[k - 1]))
+        energy = count if is_narrow[k] else count + power * period / 2
+        forward.append(energy)
+        variances.append(power**2 * spread[k])
+        near = k < last and is_narrow[k + 1] and knot_at[k + 1] - knot_at[k] <= NEAR_PERIODS * period
+        if near and not is_narrow[k]:
+            ahead, next_power = knot_at[k + 1] - knot_at[k], ahead_powers[k + 1]
+            other = next_power**2 * (spread[k + 1] + (POWER_SCATTER * ahead) ** 2)
+            energy = _weighted(energy, variances[k], counts[k + 1] - next_power * ahead, other)
         if k < last:
             energy = min(energy, counts[k + 1])
-        knots.append(max(energy, count, knots[-1] if knots else count))
-    return np.array(knot_at), np.array(knots)
+        energies.append(max(energy, count, energies[-1] if energies else count))
+        powers.append(power)
+    return Knots(
+        np.array(knot_at),
+        np.array(energies),
+        np.array(forward),
+        np.array(variances),
+        np.array(powers),
+        powers_after,
+    )
 
 
-def _powers_after(shown_at: NDArray[np.float64], joules: NDArray[np.float64], period: float) -> list[float]:
+def _weighted(one: float, one_variance: float, other: float, other_variance: float) -> float:
+    """Combine two estimates by their variances."""
+    total = one_variance + other_variance
+    share = one_variance / total if total > 0 else 0.0
+    return (1 - share) * one + share * other
+
+
+def _at_kinks(knots: Knots, kinks: Floats, period: float) -> tuple[Floats, Floats]:
+    """Estimate the energy at kinks between two near knots; elsewhere a straight line is as good."""
+    left = np.clip(np.searchsorted(knots.times, kinks, side="right") - 1, 0, len(knots.times) - 2)
+    right = left + 1
+    inside = (kinks > knots.times[left]) & (kinks < knots.times[right])
+    use = inside & (knots.times[right] - knots.times[left] <= NEAR_PERIODS * period)
+    at, left, right = kinks[use], left[use], right[use]
+    behind, ahead = at - knots.times[left], knots.times[right] - at
+    power_before, power_after = knots.power_before[left], knots.power_after[right]
+    forward = knots.forward[left] + power_before * behind
+    backward = knots.energies[right] - power_after * ahead
+    forward_variance = knots.variances[left] + (POWER_SCATTER * power_before * behind) ** 2
+    backward_variance = knots.variances[right] + (POWER_SCATTER * power_after * ahead) ** 2
+    total = forward_variance + backward_variance
+    share = np.divide(forward_variance, total, out=np.full_like(total, 0.5), where=total > 0)
+    energies = (1 - share) * forward + share * backward
+    return at, np.clip(energies, knots.energies[left], knots.energies[right])
+
+
+def _powers_after(shown_at: Floats, joules: Floats, period: float) -> Floats:
     """Mean power from each row to the first row at least one and a half periods later."""
     if len(joules) < 2:
-        return [0.0] * len(joules)
+        return np.zeros(len(joules))
     later = np.searchsorted(shown_at, shown_at + SHORTEST_SPAN_PERIODS * period)
     later = np.minimum(later, len(joules) - 1)
     span = shown_at[later] - shown_at
     step = joules[later] - joules
-    power = np.divide(step, span, out=np.zeros_like(step), where=span > 0)
-    return [float(value) for value in power]
+    return np.divide(step, span, out=np.zeros_like(step), where=span > 0)

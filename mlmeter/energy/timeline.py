@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, Rows
-from mlmeter.energy.knots import edge_knots
+from mlmeter.energy.knots import fast_curve
 from mlmeter.measurement import Domain
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
@@ -74,6 +74,7 @@ class CounterTimeline:
         max_power_watts, min_power_watts: limits of the domain's power.
         gaps: spans in which energy may be missing.
         interval_ratios: 95 % factors of an estimate, (1, 1) for a counter.
+        kinks: edges of windows, ascending: there the power may change.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class CounterTimeline:
         min_power_watts: float = 0.0,
         gaps: Gaps | None = None,
         interval_ratios: tuple[float, float] = (1.0, 1.0),
+        kinks: Seconds | None = None,
     ) -> None:
         self.after, self.before, self.joules = after, before, joules
         self.resolution_joules = resolution_joules
@@ -98,7 +100,7 @@ class CounterTimeline:
         fast = period_seconds <= FAST_PERIOD_SECONDS
         self.method = "counter_edges" if fast else "interpolated"
         if fast:
-            self._times, self._knots = edge_knots(after, before, joules, period_seconds)
+            self._times, self._knots = fast_curve(after, before, joules, period_seconds, kinks)
         else:
             self._times, self._knots = (after + before) / 2, joules
 
@@ -227,8 +229,15 @@ class GaugeTimeline:
         return np.asarray(inside + early + late, dtype=np.float64)
 
 
-def timeline_of(domain: Domain, rows: Rows, origin_ns: int) -> Timeline | None:
-    """Build the curve of one domain from its rows; None if it was never read."""
+def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | None = None) -> Timeline | None:
+    """Build the curve of one domain from its rows; None if it was never read.
+
+    Args:
+        domain: what the rows are of.
+        rows: readings of the domain.
+        origin_ns: monotonic time that becomes 0 s.
+        kinks: edges of windows in seconds, ascending: there the power may change.
+    """
     if not rows.counts:
         return None
     after = _seconds(rows.after_ns, origin_ns)
@@ -252,6 +261,7 @@ def timeline_of(domain: Domain, rows: Rows, origin_ns: int) -> Timeline | None:
         max_power_watts=max_power_watts(domain, rows),
         gaps=gaps,
         interval_ratios=(domain.interval_low_ratio, domain.interval_high_ratio),
+        kinks=kinks,
     )
 
 
