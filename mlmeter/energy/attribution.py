@@ -148,7 +148,9 @@ def _piece_table(timeline: Timeline, ownership: Ownership) -> NDArray[np.float64
 
 
 def _sum_by(index: NDArray[np.int64], table: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    return np.stack([np.bincount(index, weights=column, minlength=size) for column in table])
+    # Sums of nothing, as in a session of no length, come back as integers.
+    sums = [np.bincount(index, weights=column, minlength=size) for column in table]
+    return np.stack(sums).astype(np.float64)
 
 
 def _tighten_undivided(

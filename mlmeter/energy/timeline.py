@@ -57,6 +57,10 @@ class Gaps:
         lengths = np.concatenate(([0.0], np.cumsum([end - start for start, end in spans])))
         return cls(times=times, lengths=np.repeat(lengths, 2)[1:-1] if spans else np.zeros(1))
 
+    def metered(self, times: Seconds) -> Seconds:
+        """Return the metered time up to each instant: a clock that stands still in gaps."""
+        return np.asarray(times - np.interp(times, self.times, self.lengths), dtype=np.float64)
+
     def between(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the seconds of gap in each span."""
         upto = np.interp(ends, self.times, self.lengths) - np.interp(starts, self.times, self.lengths)
@@ -96,6 +100,8 @@ class CounterTimeline:
         self.period_seconds = period_seconds
         self.max_power_watts, self.min_power_watts = max_power_watts, min_power_watts
         self.gaps = gaps or Gaps.of([])
+        # Bounds hold for the energy outside gaps: they grow with metered time only.
+        self._after, self._before = self.gaps.metered(after), self.gaps.metered(before)
         self.interval_ratios = interval_ratios
         fast = period_seconds <= FAST_PERIOD_SECONDS
         self.method = "counter_edges" if fast else "interpolated"
@@ -115,9 +121,11 @@ class CounterTimeline:
         energies = np.interp(times, knots, values)
         early, late = times < knots[0], times > knots[-1]
         if early.any():
-            energies = np.where(early, values[0] - (knots[0] - times) * self._end_power(0), energies)
+            ahead = self.gaps.metered(knots[:1]) - self.gaps.metered(times)
+            energies = np.where(early, values[0] - ahead * self._end_power(0), energies)
         if late.any():
-            energies = np.where(late, values[-1] + (times - knots[-1]) * self._end_power(-1), energies)
+            behind = self.gaps.metered(times) - self.gaps.metered(knots[-1:])
+            energies = np.where(late, values[-1] + behind * self._end_power(-1), energies)
         lower, upper = self._lower(times), self._upper(times)
         return np.asarray(np.clip(energies, lower, np.maximum(lower, upper)), dtype=np.float64)
 
@@ -159,8 +167,9 @@ class CounterTimeline:
     def _lower(self, times: Seconds) -> Joules:
         before, after = self._neighbours(times)
         least, most = self.min_power_watts, self.max_power_watts
-        from_last = self.joules[before] + least * np.maximum(times - self.before[before], 0.0)
-        from_next = self.joules[after] - most * np.maximum(self.before[after] - times, 0.0)
+        metered = self.gaps.metered(times)
+        from_last = self.joules[before] + least * np.maximum(metered - self._before[before], 0.0)
+        from_next = self.joules[after] - most * np.maximum(self._before[after] - metered, 0.0)
         none_before, none_after = times < self.before[0], times >= self.before[-1]
         from_last = np.where(none_before, -np.inf, from_last)
         from_next = np.where(none_after, -np.inf, from_next)
@@ -169,8 +178,9 @@ class CounterTimeline:
     def _upper(self, times: Seconds) -> Joules:
         before, after = self._neighbours(times)
         least, most, count = self.min_power_watts, self.max_power_watts, self.resolution_joules
-        from_last = self.joules[before] + count + most * (times - self.after[before])
-        ahead = self.after[after] - times
+        metered = self.gaps.metered(times)
+        from_last = self.joules[before] + count + most * (metered - self._after[before])
+        ahead = self._after[after] - metered
         from_next = self.joules[after] + count - np.where(ahead >= 0, least * ahead, most * ahead)
         none_before, none_after = times < self.before[0], times >= self.before[-1]
         from_last = np.where(none_before, np.inf, from_last)

@@ -1,0 +1,250 @@
+"""The sampler: deadlines, edges, failures, sharing, cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from mlmeter import EnergyMeter
+from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.sampler import Sampler
+from mlmeter.sources import Source
+from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def source_of(backend: FakeBackend | SimulatedBackend) -> Source:
+    """Return an opened source."""
+    return Source.of(backend, backend.open())
+
+
+def test_edge_reads_once_per_update_period(clock: FakeClock) -> None:
+    """Windows closer together than the counter's period share one read."""
+    backend = FakeBackend.with_power(clock, watts=100)
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source_of(backend)])
+    before = backend.reads
+    for _ in range(10):
+        clock.advance(0.0001)
+        sampler.edge()
+    assert backend.reads - before == 1
+
+
+def test_slow_counters_are_not_read_at_edges(clock: FakeClock) -> None:
+    """A GPU's counter would be asked in vain: it has not changed."""
+    backend = FakeBackend.with_power(clock, watts=100, update_period_seconds=0.1, cheap_read=False)
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source_of(backend)])
+    before = backend.reads
+    clock.advance(1)
+    sampler.edge()
+    assert backend.reads == before
+
+
+def test_readings_arrive_in_order_of_time(clock: FakeClock) -> None:
+    """Readings queued out of order by several threads are put in order, none is lost."""
+    backend = FakeBackend([fake_domain()], [0], clock)
+    source = source_of(backend)
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source])
+    for at, value in ((3_000_000, 30), (1_000_000, 10), (2_000_000, 20)):
+        sampler._queue.append((source, [Reading(0, value, at, at)]))
+    ((_, rows),) = sampler.snapshot([source])
+    assert list(rows.counts) == [0, 10, 20, 30]
+
+
+def test_reading_of_an_unknown_domain_is_ignored(clock: FakeClock) -> None:
+    """A backend that invents a domain does no harm."""
+
+    class Inventive(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            return [*super().read(), Reading(7, 1, 0, 0), Reading(-1, 1, 0, 0)]
+
+    meter = fake_meter(Inventive([fake_domain()], [lambda now: now // 10], clock), clock=clock)
+    with meter:
+        clock.advance(1)
+    assert meter.session.total().energy_joules == pytest.approx(100, rel=1e-3)
+
+
+def test_backend_that_raises_is_retried_later(clock: FakeClock) -> None:
+    """A failed backend is asked again after 1 s, 2 s, 4 s; its counter then covers the outage."""
+    backend = FakeBackend([fake_domain()], [lambda now: now // 10], clock)
+    meter = fake_meter(backend, clock=clock)
+    with meter:
+        sampler = meter.recorder._sampler
+        clock.advance(1)
+        sampler.tick()
+        working, backend.counts = backend.counts, [RuntimeError("driver is gone")]
+        attempts = backend.reads
+        for _ in range(60):
+            clock.advance(0.1)
+            sampler.tick()
+        assert backend.reads - attempts == 3
+        backend.counts = working
+        for _ in range(60):
+            clock.advance(0.1)
+            sampler.tick()
+    assert meter.session.total().energy_joules == pytest.approx(100 * 13, rel=1e-3)
+    assert "driver is gone" in " ".join(meter.session.events()["message"])
+
+
+def test_domain_that_fails_at_the_end_loses_coverage(clock: FakeClock) -> None:
+    """What was read stays; the time without readings is told, and no joule is invented for it."""
+    backend = FakeBackend([fake_domain(update_period_seconds=0.1, cheap_read=False)], [lambda now: now // 10], clock)
+    meter = fake_meter(backend, clock=clock)
+    with meter:
+        for _ in range(10):
+            clock.advance(0.1)
+            meter.recorder._sampler.tick()
+        backend.counts = [Failure(0, "GPU is lost", True, clock.now_ns())]
+        for _ in range(10):
+            clock.advance(0.1)
+            meter.recorder._sampler.tick()
+    total = meter.session.total()
+    assert total.coverage_ratio == pytest.approx(0.5, abs=0.06)
+    assert total.energy_joules is not None
+    assert total.energy_joules <= 110
+    assert "GPU is lost" in " ".join(meter.session.events()["message"])
+    assert total.high_joules is not None
+    assert total.high_joules >= 200
+
+
+def test_counter_reset_is_an_event_and_never_negative(clock: FakeClock) -> None:
+    """A driver reload loses the energy between two readings and nothing else."""
+    counts = iter([0, 10_000_000, 20_000_000, 5, 10_000_005, 20_000_005])
+    backend = FakeBackend([fake_domain(cheap_read=False)], [lambda now: next(counts)], clock)
+    meter = fake_meter(backend, clock=clock)
+    with meter:
+        for _ in range(4):
+            clock.advance(0.1)
+            meter.recorder._sampler.tick()
+        clock.advance(0.1)
+    frame = meter.session.domains()
+    assert frame["resets"].iloc[0] == 1
+    assert meter.session.total().energy_joules == pytest.approx(40, rel=0.02)
+    assert "reset" in set(meter.session.events()["kind"])
+
+
+def test_counter_that_never_moves_gives_nothing(clock: FakeClock) -> None:
+    """A virtual machine's counter that always shows 0 is no energy of 0 J."""
+    meter = fake_meter(FakeBackend([fake_domain()], [0], clock), clock=clock)
+    with meter:
+        for _ in range(20):
+            clock.advance(0.1)
+            meter.recorder._sampler.tick()
+    assert meter.session.total().energy_joules is None
+    assert "stuck" in set(meter.session.events()["kind"])
+    assert "stood still" in meter.session.domains()["reason"].iloc[0]
+
+
+def test_period_is_shortened_where_a_counter_wraps_sooner(clock: FakeClock) -> None:
+    """A counter is read at least four times per wrap, whatever period the user asked for."""
+    backend = FakeBackend.with_power(clock, 100, modulus=10_000_000, max_power_watts=100.0)
+    sampler = Sampler(clock, threaded=False)
+    subscription = sampler.subscribe([source_of(backend)], period_seconds=10)
+    assert subscription.period_seconds == pytest.approx(0.1 / 4)
+
+
+def test_wraps_lose_nothing(clock: FakeClock) -> None:
+    """A window that spans many wraps has all its energy."""
+    backend = FakeBackend.with_power(clock, 100, modulus=10_000_000, max_power_watts=150.0)
+    meter = fake_meter(backend, clock=clock)
+    with meter, meter.window("long") as window:
+        for _ in range(1000):
+            clock.advance(0.02)
+            meter.recorder._sampler.tick()
+    assert window.energy().energy_joules == pytest.approx(2000, rel=1e-4)
+
+
+def test_missed_deadlines_are_skipped(clock: FakeClock) -> None:
+    """After a long stall the sampler goes on at the next deadline instead of catching up."""
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([])
+    clock.advance(10.05)
+    assert sampler._next_deadline_ns(100_000_000) == 10_100_000_000
+
+
+def test_locate_finds_the_next_refresh(clock: FakeClock) -> None:
+    """After an edge the next refresh is caught in a bracket much narrower than the period."""
+    backend = SimulatedBackend([0, 10], [100.0], clock, update_period_seconds=0.001)
+    source = source_of(backend)
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source])
+    clock.advance(0.1)
+    sampler.tick()
+    clock.advance(0.0503)
+    sampler._locate_credit_ns = 1_000_000
+    sampler.edge()
+    sampler.locate()
+    ((_, rows),) = sampler.snapshot([source])
+    assert rows.before_ns[-1] - rows.after_ns[-1] <= 100_000
+    assert rows.after_ns[-1] <= 151_000_000 <= rows.before_ns[-1]
+
+
+def test_locate_gives_up_without_credit(clock: FakeClock) -> None:
+    """When the CPU time saved for it is used up, no refresh is looked for."""
+    backend = FakeBackend.with_power(clock, watts=100)
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source_of(backend)])
+    clock.advance(0.01)
+    sampler.edge()
+    reads = backend.reads
+    sampler.locate()
+    assert backend.reads == reads
+
+
+def test_thread_starts_with_the_first_meter_and_ends_with_the_last() -> None:
+    """There is one thread, and none after the last stop."""
+
+    def samplers() -> int:
+        return sum(thread.name == "mlmeter-sampler" for thread in threading.enumerate())
+
+    class Ticking(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            now = time.perf_counter_ns()
+            return [Reading(0, now // 1000, now, now)]
+
+    first = EnergyMeter(backends=[Ticking([fake_domain()], [], FakeClock())])
+    second = EnergyMeter(backends=[Ticking([fake_domain()], [], FakeClock())])
+    with first:
+        with second:
+            assert samplers() == 1
+        assert samplers() == 1
+    assert samplers() == 0
+
+
+def test_simulated_backend_keeps_the_protocol(clock: FakeClock) -> None:
+    """The simulated counter passes the kit for backends."""
+    check_backend(SimulatedBackend([0, 10], [100.0], clock, update_period_seconds=0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "other"}, None),
+        ({"parent": "nobody"}, "unknown parent"),
+        ({"source": "else"}, "source differs"),
+    ],
+)
+def test_check_backend_finds_faults(clock: FakeClock, change: dict[str, str], words: str | None) -> None:
+    """The kit says what is wrong with a backend."""
+    backend = FakeBackend([fake_domain(**change)], [1], clock)
+    if words is None:
+        check_backend(backend)
+        return
+    with pytest.raises(AssertionError, match=words):
+        check_backend(backend)
+
+
+def test_check_backend_finds_a_wrong_value(clock: FakeClock) -> None:
+    """A value beyond the modulus would unwrap to nonsense."""
+    domain: Domain = fake_domain(modulus=100)
+    with pytest.raises(AssertionError, match="modulus"):
+        check_backend(FakeBackend([domain], [100], clock))
