@@ -1,0 +1,177 @@
+"""The run directory: complete, loadable, never half written; runs.csv under many writers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mlmeter
+from mlmeter.errors import RunFileError
+from mlmeter.frame import TABLES
+from mlmeter.report.run_directory import write_run
+from mlmeter.report.runs_file import append_run
+from mlmeter.session import Session
+from mlmeter.testing import FakeBackend, FakeClock, fake_meter
+
+
+def test_loading_gives_the_same_tables(session: Session, tmp_path: Path) -> None:
+    """Saving, loading and computing again changes nothing."""
+    loaded = mlmeter.load(session.save(tmp_path / "run"))
+    for name in TABLES:
+        first, second = session._frame(name), loaded._frame(name)
+        assert first.equals(second), name
+    assert loaded.summary() == session.summary()
+
+
+def test_directory_has_all_files(session: Session, tmp_path: Path) -> None:
+    """Manifest, raw readings and one CSV per table."""
+    directory = session.save(tmp_path / "run")
+    assert {path.name for path in directory.iterdir()} == {
+        "session.json",
+        "readings.npz",
+        *(f"{name}.csv" for name in TABLES),
+    }
+
+
+def test_meter_writes_its_directory_and_a_row(tmp_path: Path) -> None:
+    """`output_dir` gets the run's directory and its row in runs.csv."""
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock, output_dir=tmp_path / "new")
+    with meter:
+        clock.advance(1)
+    assert meter.run_directory is not None
+    assert mlmeter.load(meter.run_directory).total() == meter.session.total()
+    with (tmp_path / "new" / "runs.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["session"] == meter.session.id
+    assert float(row["energy_joules"]) == pytest.approx(100, rel=1e-3)
+    assert row["gpu_energy_joules"] == ""
+
+
+def test_directory_that_cannot_be_written_does_not_stop_the_program(tmp_path: Path) -> None:
+    """A full disk loses the files, not the run."""
+    blocked = tmp_path / "file"
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock, output_dir=blocked / "deep")
+    blocked.write_text("in the way")
+    with meter:
+        clock.advance(1)
+    assert meter.run_directory is None
+    assert meter.session.total().energy_joules == pytest.approx(100, rel=1e-3)
+
+
+def test_manifest_names_what_metered_where(session: Session, tmp_path: Path) -> None:
+    """The manifest has the schema version, the host, the software and the devices."""
+    manifest = json.loads((session.save(tmp_path / "run") / "session.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert {"host", "python", "mlmeter", "arguments", "sampler"} <= set(manifest["run"]["facts"])
+    assert [domain["name"] for domain in manifest["domains"]] == ["package-0", "core-0", "dram-0", "gpu-0"]
+
+
+def test_files_follow_the_umask(session: Session, tmp_path: Path) -> None:
+    """Files are as readable as the user's other files."""
+    old = os.umask(0o027)
+    try:
+        directory = session.save(tmp_path / "run")
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("session.json", None, "cannot be read"),
+        ("session.json", b"{", "no JSON"),
+        ("session.json", b"[]", "schema version"),
+        ("session.json", b'{"schema_version": 99}', "schema version 99"),
+        ("session.json", b'{"schema_version": 1}', "damaged"),
+        ("readings.npz", None, "cannot be read"),
+        ("readings.npz", b"PK nonsense", "damaged"),
+        ("readings.npz", b"", "damaged"),
+    ],
+)
+def test_damaged_file_is_named(
+    session: Session, tmp_path: Path, file: str, content: bytes | None, words: str
+) -> None:
+    """The error names the file and what is wrong with it."""
+    directory = session.save(tmp_path / "run")
+    path = directory / file
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(RunFileError, match=words):
+        mlmeter.load(directory)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_byte_never_raises_anything_else(session: Session, tmp_path: Path, data: st.DataObject) -> None:
+    """A manifest with one byte changed loads or gives a RunFileError."""
+    directory = session.save(tmp_path / "run")
+    path = directory / "session.json"
+    raw = bytearray(path.read_bytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(raw))
+    try:
+        mlmeter.load(directory)
+    except RunFileError:
+        pass
+
+
+def test_no_row_is_lost_or_torn_by_many_processes(tmp_path: Path) -> None:
+    """Eight processes append forty rows each at once."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from mlmeter.testing import *\n"
+        "from mlmeter.report.runs_file import append_run\n"
+        "clock = FakeClock(); meter = fake_meter(FakeBackend.with_power(clock, watts=5), clock=clock)\n"
+        "with meter:\n    clock.advance(1)\n"
+        "for _ in range(40): append_run(meter.session.recording, Path(sys.argv[1]))"
+    )
+    path = tmp_path / "runs.csv"
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(8)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 8
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 320
+    assert {float(row["energy_joules"]) for row in rows} == {5.0}
+
+
+def test_older_runs_file_is_widened(session: Session, tmp_path: Path) -> None:
+    """A file with fewer columns keeps its rows and gets the new columns."""
+    path = tmp_path / "runs.csv"
+    path.write_text("session,energy_joules,note\nold,1.5,mine\n")
+    append_run(session.recording, path)
+    with path.open(newline="") as file:
+        old, new = csv.DictReader(file)
+    assert (old["session"], old["energy_joules"], old["note"], old["host"]) == ("old", "1.5", "mine", "")
+    assert (new["session"], new["note"]) == (session.id, "")
+
+
+def test_torn_last_row_does_not_swallow_the_next(session: Session, tmp_path: Path) -> None:
+    """A row that another program left unfinished stays alone."""
+    path = tmp_path / "runs.csv"
+    append_run(session.recording, path)
+    with path.open("a") as file:
+        file.write("half a row")
+    append_run(session.recording, path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["session"] for row in rows] == [session.id, "half a row", session.id]
+
+
+def test_run_names_are_safe_as_folder_names(session: Session, tmp_path: Path) -> None:
+    """A name cannot leave the output directory."""
+    run = replace(session.recording.run, id=session.recording.run.id)
+    assert "/" not in run.id
+    assert "=" not in run.id
+    directory = write_run(session.recording, tmp_path)
+    assert directory.parent == tmp_path
