@@ -1,81 +1,174 @@
-"""RAPL energy counters of Intel and AMD CPUs, read from Linux' powercap tree.
+"""Intel and AMD processors through RAPL, as Linux shows it in its powercap folder.
 
-Kernel documentation: Documentation/power/powercap. Zones are called ``package-N`` (or
-``package-N-die-M``), ``core``, ``uncore``, ``dram`` and ``psys``. A package contains core and
-uncore; its DRAM lies outside although the folder is a child; psys contains everything.
+A zone is a folder with a `name`, a counter `energy_uj` and a `max_energy_range_uj`. Folders
+are found by name, never by index: psys can stand between two packages.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading, Unavailable
-from mlmeter.units import JOULES_PER_MICROJOULE, WATTS_PER_MICROWATT
+from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND, WATTS_PER_MICROWATT
 
-DEFAULT_ROOT = "/sys/class/powercap"
-# For containers, where the host's tree is mounted elsewhere.
 ROOT_VARIABLE = "MLMETER_POWERCAP_ROOT"
-CPU_INFO = "/proc/cpuinfo"
-PREFIX = "intel-rapl"
-TWIN_PREFIX = "intel-rapl-mmio"
-UPDATE_PERIOD_SECONDS = 0.001
-# Longer than any number that the kernel prints.
-LONGEST_NUMBER = 32
-# The power limit of a package is a mean over seconds; turbo peaks exceed it.
-PEAK_POWER_RATIO = 2.0
-# Two dies that mirror one counter differ by what is used between two reads of it.
-MIRROR_TOLERANCE_MICROJOULES = 1_000_000
-GONE = (errno.ENOENT, errno.ENODEV, errno.ESTALE, errno.ENXIO)
-KINDS = {"package": "cpu", "core": "cpu", "uncore": "cpu", "dram": "dram", "psys": "psys"}
+DEFAULT_ROOT = "/sys/class/powercap"
+_PREFIX = "intel-rapl"  # on AMD, too
+# The same counters through another register interface.
+_TWIN_PREFIX = "intel-rapl-mmio"
+_UPDATE_PERIOD_SECONDS = 0.001
 
-RECIPE = (
-    "Give your group read access with a udev rule (see the how-to page read-rapl-without-root), "
-    'or accept an estimate with backends=["cpu_estimate"]'
+# Kinds of the zones, in the order in which the domains of a package are listed.
+_KINDS = {"package": "cpu", "core": "cpu", "uncore": "cpu", "dram": "dram", "psys": "psys"}
+_INSIDE_PACKAGE = ("core", "uncore")
+
+_COUNT_BYTES = 32  # more than the kernel writes
+_LARGEST_COUNT = 2**63 - 1
+# Shorter ranges would wrap within milliseconds: no register does, so the file is wrong.
+_SMALLEST_RANGE_MICROJOULES = 1_000_000
+_CPUINFO_BYTES = 4096  # the first processor; all of them take milliseconds on a server
+_AMD_VENDORS = ("AuthenticAMD", "HygonGenuine")
+# What no die exceeds: two readings of one counter differ by at most this power times the time between them.
+_MIRROR_WATTS = 1_000.0
+# Power limits are means over seconds; short peaks exceed them.
+_HIGHEST_POWER_PER_LIMIT = 2.0
+
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE)
+# A named pipe in a made-up tree must not block the metered program.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+
+_ESTIMATE = 'accept an estimate with backends=["cpu_estimate"]'
+_PERMISSION_REMEDY = (
+    "Grant read access to a group with a udev rule (docs: how-to/read-rapl-without-root), or " + _ESTIMATE
 )
-CONTAINER_RECIPE = (
-    "The container hides the powercap devices: mount the host's /sys/devices/virtual/powercap read-only "
-    f"and name the folder in {ROOT_VARIABLE}"
+_FOLDER_REMEDY = (
+    "On real hardware load the driver (modprobe intel_rapl_msr; AMD needs Linux 5.11); most virtual machines "
+    f"have no counters; in a container set {ROOT_VARIABLE} to the host's mounted folder; or {_ESTIMATE}"
+)
+_MASKED_REMEDY = (
+    "Container runtimes hide the counters: mount the host's powercap folders elsewhere and set "
+    f"{ROOT_VARIABLE} (docs: how-to/read-rapl-without-root), or {_ESTIMATE}"
 )
 
 
-@dataclass(slots=True)
-class _Zone:
-    """One zone of the tree.
+class _Zone(NamedTuple):
+    """One folder of the powercap tree; `package` and `die` are those that it belongs to."""
 
-    `path` is its folder, `package` the number of its package as text (None for psys), `die`
-    the number of the die where the name has one.
-    """
-
+    label: str
     path: str
-    type: str
-    package: str | None
-    die: str | None
-    is_twin: bool
-    descriptor: int | None = None
+    word: str
+    package: int | None
+    die: int | None
+
+    @property
+    def suffix(self) -> str:
+        package = "" if self.package is None else f"-{self.package}"
+        return package if self.die is None else f"{package}-die-{self.die}"
 
     @property
     def name(self) -> str:
-        """Name of the domain: the type, the package and the die."""
-        parts = [self.type, self.package, *(("die", self.die) if self.die else ())]
-        return "-".join(part for part in parts if part is not None)
+        return self.word + self.suffix
+
+    @property
+    def order(self) -> tuple[bool, int, int, int, bool, str]:
+        """By package and die, psys and the unknown last, twins behind what they repeat."""
+        rank = list(_KINDS).index(self.word)
+        package, die = self.package or 0, self.die or 0
+        return (self.package is None, package, die, rank, self.label.startswith(_TWIN_PREFIX), self.label)
+
+
+class _Counter:
+    """A kept descriptor of one `energy_uj`; -1 if the last read failed.
+
+    The descriptor is closed when the last reference goes, so that a thread in the middle of a
+    read never sees it closed, or even taken by another file.
+    """
+
+    __slots__ = ("_ending", "_fd", "path", "position")
+
+    def __init__(self, path: str, position: int, ending: bytes, *, fd: int = -1) -> None:
+        self.path = path
+        self.position = position
+        self._ending = ending
+        self._fd = fd
+
+    @classmethod
+    def of_folder(cls, folder: str) -> _Counter:
+        """Open the counter of a zone, or raise OSError."""
+        path = f"{folder}/energy_uj"
+        counter = cls(path, 0, b"").reopened()
+        # A line end that was there once must be there always: without it the number is cut short.
+        counter._ending = b"\n" if os.pread(counter._fd, _COUNT_BYTES, 0).endswith(b"\n") else b""
+        return counter
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
+    def reopened(self) -> _Counter:
+        """Return a counter with a new descriptor of the same file."""
+        return _Counter(self.path, self.position, self._ending, fd=os.open(self.path, _OPEN_FLAGS))
+
+    def closed(self) -> _Counter:
+        """Return a counter to be reopened."""
+        return _Counter(self.path, self.position, self._ending)
+
+    def read(self, now_ns: Callable[[], int]) -> Reading:
+        """Read the counter once; raise OSError, or ValueError if the file holds no whole number."""
+        begin_ns = now_ns()
+        text = os.pread(self._fd, _COUNT_BYTES, 0)
+        end_ns = now_ns()
+        value = int(text)
+        if not (0 <= value <= _LARGEST_COUNT and text.endswith(self._ending)):
+            raise ValueError(f"no count in {text!r}")
+        return Reading(self.position, value, begin_ns, end_ns)
+
+    # The default keeps os.close alive while the interpreter shuts down.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._fd >= 0:
+            close(self._fd)
 
 
 class RaplBackend:
-    """Reads the energy counters of all packages of the machine.
+    """Reads the energy counters of processors, their memory and the platform.
+
+    Domains are named ``package-0`` (``package-0-die-1`` where the kernel counts dies), ``core-0``,
+    ``uncore-0``, ``dram-0`` and ``psys``; the number is the package's, whatever the folder is called.
+    Core and uncore are inside their package. DRAM is not, although its folder is. A zone that
+    `intel-rapl-mmio` repeats is read once, and so is a counter that old AMD kernels show
+    once per die.
+
+    A zone without a usable `max_energy_range_uj` has no modulus: where its counter wraps, the
+    energy between two readings is lost and reported as a reset.
+
+    `read` costs one system call per zone on descriptors that are kept. A zone that fails is opened
+    anew at the next `read`.
 
     Args:
-        root: powercap class folder; None for the environment variable
-            ``MLMETER_POWERCAP_ROOT`` or else ``/sys/class/powercap``.
-        cpuinfo: file with the CPU's vendor and model.
-        now_ns: clock of the time stamps.
+        root: the powercap folder, flat (class) or nested (devices); None takes it from the environment
+            variable MLMETER_POWERCAP_ROOT, else /sys/class/powercap.
+        cpuinfo: where the processor's vendor and model are read.
+        now_ns: monotonic clock for the time stamps of the readings.
 
     Attributes:
-        unreadable: zones that exist but could not be opened, and why.
+        unreadable: zones that are there but cannot be read, and why.
+        notes: texts that users of the figures must know.
+
+    Example:
+        >>> backend = RaplBackend()
+        >>> try:
+        ...     domains = backend.open()
+        ... except BackendUnavailableError as error:
+        ...     domains = []
+        >>> len(backend.read()) == len(domains)
+        True
+        >>> backend.close()
     """
 
     name = "rapl"
@@ -84,251 +177,302 @@ class RaplBackend:
         self,
         root: str | os.PathLike[str] | None = None,
         *,
-        cpuinfo: str | os.PathLike[str] = CPU_INFO,
+        cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo",
         now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._root = os.fspath(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+        self._root = os.fspath(root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
         self._cpuinfo = os.fspath(cpuinfo)
         self._now_ns = now_ns
-        self._zones: list[_Zone] = []
+        self._counters: list[_Counter] = []
         self.unreadable: tuple[Unavailable, ...] = ()
+        self.notes: tuple[str, ...] = ()
 
-    def open(self) -> Sequence[Domain]:
-        """Find the zones and open their counters.
+    def open(self) -> list[Domain]:
+        """Find the zones, read each once and keep those that can be read.
 
         Raises:
-            BackendUnavailableError: there is no zone, or none can be read.
+            BackendUnavailableError: no zone can be read; reason and remedy say why.
         """
         self.close()
-        vendor, model = _cpu(self._cpuinfo)
-        zones = _without_twins(list(_find_zones(self._root)))
-        if not zones:
-            raise self._nothing_found()
-        refused: list[tuple[_Zone, OSError]] = []
-        for zone in zones:
-            try:
-                zone.descriptor = os.open(os.path.join(zone.path, "energy_uj"), os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                refused.append((zone, error))
-        self.unreadable = tuple(_explain(zone, error) for zone, error in refused)
-        opened = [zone for zone in zones if zone.descriptor is not None]
-        if not opened:
-            first = self.unreadable[0]
-            raise BackendUnavailableError(self.name, first.reason, first.remedy)
-        self._zones = _without_mirrors(opened) if vendor == "AuthenticAMD" else opened
-        names = {zone.name for zone in self._zones}
-        return tuple(_domain(zone, names, model) for zone in self._zones)
-
-    def read(self) -> Sequence[Reading | Failure]:
-        """Read every counter once, with a single system call each."""
-        pread, now_ns = os.pread, self._now_ns
-        results: list[Reading | Failure] = []
-        for position, zone in enumerate(self._zones):
-            begin_ns = now_ns()
-            try:
-                if zone.descriptor is None:
-                    _reopen(zone)
-                value = int(pread(zone.descriptor, LONGEST_NUMBER, 0))  # type: ignore[arg-type]  # reopened
-                if value < 0:
-                    raise ValueError(f"negative count {value}")
-            except (OSError, ValueError) as error:
-                results.append(_failure(position, zone, error, begin_ns))
+        notes: list[str] = []
+        zones, problems = _identify(self._folders(), notes)
+        opened: dict[_Zone, _Counter] = {}
+        for zone in sorted(zones, key=lambda zone: zone.order):
+            if _has_twin(zone, opened):
                 continue
-            results.append(Reading(position, value, begin_ns, now_ns()))
+            try:
+                counter = _Counter.of_folder(zone.path)
+                counter.read(self._now_ns)
+            except (OSError, ValueError) as error:
+                what = f"energy_uj of {zone.label} ({zone.name})"
+                problems.setdefault(zone.name, _unreadable(what, error, _KINDS[zone.word]))
+            else:
+                opened[zone] = counter
+        if not opened:
+            raise self._nothing_readable(problems)
+        vendor, model_name = _processor(self._cpuinfo)
+        if vendor in _AMD_VENDORS:
+            _drop_mirrors(opened, self._now_ns, notes)
+        domains = _domains(opened, model_name, notes)
+        for position, counter in enumerate(opened.values()):
+            counter.position = position
+        metered = {domain.name for domain in domains}
+        self.unreadable = tuple(problem for name, problem in problems.items() if name not in metered)
+        self.notes = tuple(notes)
+        self._counters = list(opened.values())
+        return domains
+
+    def read(self) -> list[Reading | Failure]:
+        """Read every counter once; nothing before `open` and after `close`."""
+        now_ns = self._now_ns
+        counters = self._counters
+        results: list[Reading | Failure] = []
+        for counter in counters:
+            try:
+                results.append(counter.read(now_ns))
+            except (OSError, ValueError) as error:
+                results.append(self._recover(counters, counter, error))
         return results
 
     def close(self) -> None:
-        """Close all counters."""
-        zones, self._zones = self._zones, []
-        for zone in zones:
-            _close(zone)
+        """Let go of the descriptors; a `read` under way in another thread ends unharmed."""
+        self._counters = []
+        self.unreadable = ()
+        self.notes = ()
 
-    def _nothing_found(self) -> BackendUnavailableError:
-        remedy = "On bare metal: modprobe intel_rapl_msr"
-        if not os.path.isdir(self._root):
-            reason = (
-                f"there is no {self._root}: no Linux, no RAPL in this CPU or kernel, or a virtual machine"
-            )
-        elif any(entry.startswith(PREFIX) and ":" in entry for entry in _listing(self._root)):
-            reason = f"{self._root} lists RAPL zones, but their folders are not there"
-            remedy = CONTAINER_RECIPE
+    def _recover(self, counters: list[_Counter], counter: _Counter, error: Exception) -> Reading | Failure:
+        """Close a counter that failed, or open anew one that was closed for this reason."""
+        if counter.is_open:
+            counters[counter.position] = counter.closed()
+            return self._failure(counter, error)
+        try:
+            fresh = counter.reopened()
+            reading = fresh.read(self._now_ns)
+        except (OSError, ValueError) as again:
+            return self._failure(counter, again)
+        counters[counter.position] = fresh
+        return reading
+
+    def _failure(self, counter: _Counter, error: Exception) -> Failure:
+        lost = isinstance(error, OSError) and error.errno in _GONE
+        reason = f"cannot read {counter.path}: {_words(error)}"
+        return Failure(counter.position, reason, lost, self._now_ns())
+
+    def _folders(self) -> dict[str, str]:
+        """Return the zones' folders, or say that there is no powercap folder or no zone in it."""
+        try:
+            folders = _zone_folders(self._root)
+        except (OSError, ValueError) as error:
+            if not sys.platform.startswith("linux"):
+                reason = f"RAPL is read through Linux, and this is {sys.platform}"
+                raise BackendUnavailableError(self.name, reason, f"You can {_ESTIMATE}") from error
+            reason = f"cannot list {self._root!a}: {_words(error)}"
+            if isinstance(error, FileNotFoundError):
+                reason = f"there is no folder {self._root} (virtual machine, container or no driver)"
+            raise BackendUnavailableError(self.name, reason, _FOLDER_REMEDY) from error
+        if not folders:
+            reason = f"{self._root} lists no RAPL zone (virtual machine, or processor without a driver)"
+            raise BackendUnavailableError(self.name, reason, _FOLDER_REMEDY)
+        return folders
+
+    def _nothing_readable(self, problems: dict[str, Unavailable]) -> BackendUnavailableError:
+        """Return the error for zones of which none can be read; a missing permission explains most."""
+        if not problems:
+            reason = f"no zone in {self._root} is called package-N, core, uncore, dram or psys"
+            return BackendUnavailableError(self.name, reason, f"You can {_ESTIMATE}")
+        found = list(problems.values())
+        by_remedy = {problem.remedy: problem for problem in reversed(found)}
+        worst = by_remedy.get(_PERMISSION_REMEDY) or by_remedy.get(_MASKED_REMEDY) or found[0]
+        reason = worst.reason
+        if worst.remedy == _MASKED_REMEDY:
+            reason = f"zones are listed in {self._root}, but their files are hidden: {reason}"
+        if len(problems) > 1:
+            reason = f"{reason}; {len(problems)} zones in all cannot be read"
+        return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {_ESTIMATE}")
+
+
+def _zone_folders(root: str) -> dict[str, str]:
+    """Return the path of every zone by its folder's name, which the kernel uses once only.
+
+    The class folder is flat, its links lead to nested folders that hold the same zones again,
+    and a link may lead nowhere: such a zone is returned, too.
+    """
+    found: dict[str, str] = {}
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                labels = sorted(entry.name for entry in entries if entry.name.startswith(_PREFIX))
+        except OSError:
+            if folder == root:
+                raise
+            continue
+        new = {label: f"{folder}/{label}" for label in labels if label.isascii() and label not in found}
+        found.update(new)
+        pending.extend(new.values())
+    return {label: path for label, path in found.items() if ":" in label}
+
+
+def _identify(folders: dict[str, str], notes: list[str]) -> tuple[list[_Zone], dict[str, Unavailable]]:
+    """Read the names of the zones: what each counts, and of which package."""
+    names: dict[str, str] = {}
+    problems: dict[str, Unavailable] = {}
+    for label, path in folders.items():
+        try:
+            names[label] = _text(f"{path}/name")
+        except OSError as error:
+            problems[label] = _unreadable(f"name of {label}", error)
+    zones: list[_Zone] = []
+    for label, name in names.items():
+        package = _package(name)
+        if package is not None:
+            zones.append(_Zone(label, folders[label], "package", *package))
+        elif name == "psys":
+            zones.append(_Zone(label, folders[label], name, None, None))
+        elif name in _KINDS and name != "package":
+            parent = _package(names.get(label.rpartition(":")[0], "")) or (None, None)
+            zones.append(_Zone(label, folders[label], name, *parent))
         else:
-            reason = f"{self._root} lists no RAPL zone, as in most virtual machines"
-        return BackendUnavailableError(self.name, reason, remedy)
+            notes.append(f"rapl: zone {label} has the unknown name {name!a} and is not metered")
+    return zones, problems
 
 
-def _find_zones(root: str) -> Iterator[_Zone]:
-    """Yield the zones of the class folder (flat links) or of the device tree (nested folders), once each."""
-    seen: set[str] = set()
-    parents: dict[str, str | None] = {}
-    folders = [(root, 0)]
-    while folders:
-        folder, depth = folders.pop(0)
-        for entry in sorted(_listing(folder), key=_zone_order):
-            path = os.path.join(folder, entry)
-            if entry in seen or not entry.startswith(PREFIX):
-                continue
-            if ":" in entry:
-                seen.add(entry)
-                zone = _zone(path, entry, parents)
-                if zone is not None:
-                    yield zone
-            # A link of the class folder leads to a folder that holds the same zones again.
-            if depth < 3 and not os.path.islink(path) and os.path.isdir(path):
-                folders.append((path, depth + 1))
-
-
-def _zone_order(entry: str) -> tuple[int, ...]:
-    """Parents before children, and zone 10 after zone 9."""
-    numbers = tuple(int(part) if part.isascii() and part.isdigit() else 0 for part in entry.split(":")[1:])
-    return (len(numbers), *numbers)
-
-
-def _zone(path: str, entry: str, parents: dict[str, str | None]) -> _Zone | None:
-    """Read a zone's name; None for one that is no zone of ours."""
-    label = _text(os.path.join(path, "name"))
-    kind, _, rest = (label or "").partition("-")
-    if kind not in KINDS:
+def _package(name: str) -> tuple[int | None, int | None] | None:
+    """Return package and die of ``package-N`` and ``package-N-die-M``; None for another name."""
+    words = name.split("-")
+    numbers = words[1::2]
+    if words[::2] not in (["package"], ["package", "die"]) or len(words) % 2:
         return None
-    package: str | None = None
-    die: str | None = None
-    if kind == "package":
-        package, _, die_part = rest.partition("-die-")
-        package, die = package or "0", die_part or None
-        parents[entry] = f"{package}-die-{die}" if die else package
-    elif kind != "psys":
-        package = parents.get(entry.rpartition(":")[0]) or "0"
-        package, _, die_part = package.partition("-die-")
-        die = die_part or None
-    return _Zone(path, kind, package, die, entry.startswith(TWIN_PREFIX))
+    if not all(number.isdecimal() for number in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else None
 
 
-def _without_twins(zones: list[_Zone]) -> list[_Zone]:
-    """Keep one zone of each name: the MSR's, not its repetition through memory-mapped I/O."""
-    kept: dict[str, _Zone] = {}
-    for zone in sorted(zones, key=lambda zone: zone.is_twin):
-        kept.setdefault(zone.name, zone)
-    return [zone for zone in zones if kept[zone.name] is zone]
+def _has_twin(zone: _Zone, opened: dict[_Zone, _Counter]) -> bool:
+    """Return whether a zone repeats one that is read already; dies may be counted differently."""
+    return zone.label.startswith(_TWIN_PREFIX) and any(
+        (other.word, other.package) == (zone.word, zone.package) and not other.label.startswith(_TWIN_PREFIX)
+        for other in opened
+    )
 
 
-def _without_mirrors(zones: list[_Zone]) -> list[_Zone]:
-    """Drop dies that show the counter of their package's first die again (AMD Zen 1 and 2)."""
-    first_of: dict[tuple[str, str | None], _Zone] = {}
-    kept = []
-    for zone in zones:
-        first = first_of.setdefault((zone.type, zone.package), zone)
-        if zone.die is not None and first is not zone and _same_counter(first, zone):
-            _close(zone)
-        else:
-            kept.append(zone)
-    return kept
+def _drop_mirrors(opened: dict[_Zone, _Counter], now_ns: Callable[[], int], notes: list[str]) -> None:
+    """Drop dies whose zones are one counter shown again (Zen 1 and 2), with their children.
+
+    Energy would be counted once per die (codecarbon issue 1274).
+    """
+    packages = [zone for zone in opened if zone.word == "package"]
+    for index, zone in enumerate(packages):
+        for first in packages[:index]:
+            if first.package != zone.package or first not in opened:
+                continue
+            if _same_counter(opened[first], opened[zone], now_ns):
+                notes.append(f"rapl: {zone.name} shows the counter of {first.name} again and is not metered")
+                for mirror in [z for z in opened if z == zone or z.label.startswith(f"{zone.label}:")]:
+                    del opened[mirror]
+                break
 
 
-def _same_counter(one: _Zone, other: _Zone) -> bool:
-    """Whether two zones show nearly the same value twice."""
+def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> bool:
+    """Return whether two counters are nearly equal twice; two true ones meet by chance only."""
     for _ in range(2):
-        values = [_number(os.path.join(zone.path, "energy_uj")) for zone in (one, other)]
-        if None in values or abs(values[0] - values[1]) > MIRROR_TOLERANCE_MICROJOULES:  # type: ignore[operator]
+        try:
+            first, second = one.read(now_ns), other.read(now_ns)
+        except (OSError, ValueError):
+            return False
+        elapsed_seconds = (second.end_ns - first.begin_ns) * SECONDS_PER_NANOSECOND
+        tolerance_joules = _MIRROR_WATTS * (elapsed_seconds + 2 * _UPDATE_PERIOD_SECONDS)
+        if abs(second.value - first.value) * JOULES_PER_MICROJOULE > tolerance_joules:
             return False
     return True
 
 
-def _domain(zone: _Zone, names: set[str], model_name: str | None) -> Domain:
-    inside = zone.type in ("core", "uncore")
-    package = _Zone(zone.path, "package", zone.package, zone.die, zone.is_twin).name
-    limit = _number(os.path.join(zone.path, "constraint_0_power_limit_uw"))
-    return Domain(
-        name=zone.name,
-        id=f"rapl:{zone.name}",
-        kind=KINDS[zone.type],
-        source=RaplBackend.name,
-        provenance=Provenance.MEASURED,
-        update_period_seconds=UPDATE_PERIOD_SECONDS,
-        joules_per_count=JOULES_PER_MICROJOULE,
-        modulus=modulus(_number(os.path.join(zone.path, "max_energy_range_uj"))),
-        cheap_read=True,
-        parent=package if inside and package in names else None,
-        model_name=model_name,
-        max_power_watts=PEAK_POWER_RATIO * limit * WATTS_PER_MICROWATT if limit else None,
-    )
+def _domains(zones: dict[_Zone, _Counter], model_name: str | None, notes: list[str]) -> list[Domain]:
+    """Return the domains of the zones, with names that differ whatever the tree holds."""
+    domains: list[Domain] = []
+    taken: set[str] = set()
+    for zone in zones:
+        name, copy = zone.name, 1
+        while name in taken:
+            copy += 1
+            name = f"{zone.name}-{copy}"
+        taken.add(name)
+        kind = _KINDS[zone.word]
+        wrap = modulus(_number(f"{zone.path}/max_energy_range_uj"))
+        if wrap is None:
+            notes.append(f"rapl: {name} does not say where it wraps; energy around a wrap is lost as a reset")
+        limit_microwatts = _number(f"{zone.path}/constraint_0_power_limit_uw")
+        max_power_watts = _HIGHEST_POWER_PER_LIMIT * (limit_microwatts or 0) * WATTS_PER_MICROWATT
+        domains.append(
+            Domain(
+                name=name,
+                id=f"rapl:{name}",
+                kind=kind,
+                source=RaplBackend.name,
+                provenance=Provenance.MEASURED,
+                joules_per_count=JOULES_PER_MICROJOULE,
+                modulus=wrap,
+                update_period_seconds=_UPDATE_PERIOD_SECONDS,
+                cheap_read=True,
+                parent=f"package{zone.suffix}" if zone.word in _INSIDE_PACKAGE else None,
+                model_name=model_name if kind == "cpu" else None,
+                max_power_watts=max_power_watts or None,
+            )
+        )
+    return domains
 
 
-def modulus(max_energy_range_uj: int | None) -> int | None:
-    """Return the microjoules after which a zone's counter starts again.
+def modulus(range_microjoules: int | None) -> int | None:
+    """Return after how many microjoules a counter starts again.
 
-    The kernel shows 2^32 - 1 units; the counter wraps after 2^32, one unit more. Without the
-    range a fall of the counter is a reset: the energy between two readings is then unknown.
+    The file holds 2**32 - 1 units of the hardware; the counter has 2**32 values.
     """
-    if not max_energy_range_uj:
+    if range_microjoules is None or range_microjoules < _SMALLEST_RANGE_MICROJOULES:
         return None
-    return round(max_energy_range_uj * 2**32 / (2**32 - 1))
+    last_unit = 2**32 - 1
+    return (range_microjoules * 2**32 + last_unit // 2) // last_unit
 
 
-def _reopen(zone: _Zone) -> None:
-    zone.descriptor = os.open(os.path.join(zone.path, "energy_uj"), os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _failure(position: int, zone: _Zone, error: OSError | ValueError, at_ns: int) -> Failure:
-    """Explain a failed read and have the file opened anew at the next one."""
-    _close(zone)
-    lost = isinstance(error, OSError) and error.errno in GONE
-    words = error.strerror if isinstance(error, OSError) else "the file holds no number"
-    return Failure(position, f"energy_uj of {zone.name} cannot be read: {words}", lost, at_ns)
-
-
-def _explain(zone: _Zone, error: OSError) -> Unavailable:
-    file = os.path.join(zone.path, "energy_uj")
-    remedy = ""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        reason = f"cannot read {file} (permission denied; since Linux 5.10 only root may)"
-        remedy = RECIPE
-    elif error.errno in GONE:
-        reason = f"{zone.name} is listed but {file} is not there"
-        remedy = CONTAINER_RECIPE
-    else:
-        reason = f"cannot read {file}: {error.strerror or error}"
-    return Unavailable(source=RaplBackend.name, kinds=(KINDS[zone.type],), reason=reason, remedy=remedy)
-
-
-def _close(zone: _Zone) -> None:
-    descriptor, zone.descriptor = zone.descriptor, None
-    if descriptor is not None:
-        try:
-            os.close(descriptor)
-        except OSError:
-            # Closed by somebody else (a forked child that closes everything): nothing is lost.
-            pass
-
-
-def _cpu(path: str) -> tuple[str | None, str | None]:
-    """Return vendor and model name of the CPU."""
+def _processor(cpuinfo: str) -> tuple[str | None, str | None]:
+    """Return vendor and model name of the first processor."""
     facts: dict[str, str] = {}
-    for line in (_text(path) or "").splitlines()[:30]:
+    try:
+        lines = _text(cpuinfo, _CPUINFO_BYTES).splitlines()
+    except (OSError, ValueError):
+        lines = []
+    for line in lines:
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
-    return facts.get("vendor_id"), facts.get("model name")
+    return facts.get("vendor_id"), facts.get("model name") or None
 
 
-def _listing(folder: str) -> list[str]:
+def _text(path: str, length: int = 128) -> str:
+    descriptor = os.open(path, _OPEN_FLAGS)
     try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _text(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(65_536).strip()
-    except OSError:
-        return None
+        return os.read(descriptor, length).decode("ascii", "replace").strip()
+    finally:
+        os.close(descriptor)
 
 
 def _number(path: str) -> int | None:
-    """Return a file's number; None if there is none of 0 or more."""
-    text = _text(path)
+    """Return the number in a file if there is one that a register can hold."""
     try:
-        value = int(text) if text else -1
-    except ValueError:
+        value = int(_text(path))
+    except (OSError, ValueError):
         return None
-    return value if value >= 0 else None
+    return value if 0 <= value <= _LARGEST_COUNT else None
+
+
+def _unreadable(what: str, error: Exception, *kinds: str) -> Unavailable:
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = _PERMISSION_REMEDY
+    elif isinstance(error, FileNotFoundError):
+        remedy = _MASKED_REMEDY
+    reason = f"cannot read {what}: {_words(error)}"
+    return Unavailable(source=RaplBackend.name, kinds=kinds, reason=reason, remedy=remedy)
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -105,7 +105,8 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
             unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
             continue
         opened.append(Opened(backend, domains))
-        metered.update(domain.kind for domain in domains if domain.provenance is not Provenance.ESTIMATED)
+        measured = (domain for domain in domains if domain.provenance is not Provenance.ESTIMATED)
+        metered.update(domain.kind for domain in measured if domain.counted)
         unavailable.extend(getattr(backend, "unreadable", ()))
         notes.extend(getattr(backend, "notes", ()))
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))

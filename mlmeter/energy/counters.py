@@ -83,7 +83,8 @@ class CounterRows:
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""
         last = self._last
-        if last is not None and reading.end_ns <= last.end_ns:
+        # Reads of two threads can overlap: which value is the newer one is then not known.
+        if last is not None and (reading.end_ns <= last.end_ns or reading.begin_ns < last.end_ns):
             return
         self.readings += 1
         self._end_of_failures(reading)
