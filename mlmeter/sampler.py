@@ -22,9 +22,9 @@ from mlmeter.sources import FIRST_RETRY_SECONDS, POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
 # Share of one core that locating refreshes after window edges may take, and its savings at most.
-LOCATE_CPU_RATIO = 0.003
+LOCATE_CPU_RATIO = 0.004
 LOCATE_CPU_SAVED_NS = 3_000_000
-LOCATE_STEP_SECONDS = 0.00005
+LOCATE_STEP_SECONDS = 0.00015
 LOCATE_PERIODS = 2
 LAST_RETRY_SECONDS = 60.0
 
