@@ -1,8 +1,4 @@
-"""Intel and AMD processors through RAPL, as Linux shows it in its powercap folder.
-
-A zone is a folder with a `name`, a counter `energy_uj` and a `max_energy_range_uj`. Folders
-are found by name, never by index: psys can stand between two packages.
-"""
+"""Intel and AMD processors through RAPL, as Linux shows it in its powercap folder."""
 
 from __future__ import annotations
 
@@ -11,25 +7,34 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
+from mlmeter.backends.powercap_zones import (
+    ESTIMATE,
+    KINDS,
+    LARGEST_COUNT,
+    MASKED_REMEDY,
+    OPEN_FLAGS,
+    PERMISSION_REMEDY,
+    ROOT_VARIABLE,
+    TWIN_PREFIX,
+    Zone,
+    identify,
+    read_number,
+    read_text,
+    unreadable,
+    words,
+    zone_folders,
+)
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading, Unavailable
 from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND, WATTS_PER_MICROWATT
 
-ROOT_VARIABLE = "MLMETER_POWERCAP_ROOT"
 DEFAULT_ROOT = "/sys/class/powercap"
-_PREFIX = "intel-rapl"  # on AMD, too
-# The same counters through another register interface.
-_TWIN_PREFIX = "intel-rapl-mmio"
 _UPDATE_PERIOD_SECONDS = 0.001
 
-# Kinds of the zones, in the order in which the domains of a package are listed.
-_KINDS = {"package": "cpu", "core": "cpu", "uncore": "cpu", "dram": "dram", "psys": "psys"}
 _INSIDE_PACKAGE = ("core", "uncore")
 
 _COUNT_BYTES = 32  # more than the kernel writes
-_LARGEST_COUNT = 2**63 - 1
 # Shorter ranges would wrap within milliseconds: no register does, so the file is wrong.
 _SMALLEST_RANGE_MICROJOULES = 1_000_000
 _CPUINFO_BYTES = 4096  # the first processor; all of them take milliseconds on a server
@@ -40,47 +45,11 @@ _MIRROR_WATTS = 1_000.0
 _HIGHEST_POWER_PER_LIMIT = 2.0
 
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE)
-# A named pipe in a made-up tree must not block the metered program.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
-_ESTIMATE = 'accept an estimate with backends=["cpu_estimate"]'
-_PERMISSION_REMEDY = (
-    "Grant read access to a group with a udev rule (docs: how-to/read-rapl-without-root), or " + _ESTIMATE
-)
 _FOLDER_REMEDY = (
     "On real hardware load the driver (modprobe intel_rapl_msr; AMD needs Linux 5.11); most virtual machines "
-    f"have no counters; in a container set {ROOT_VARIABLE} to the host's mounted folder; or {_ESTIMATE}"
+    f"have no counters; in a container set {ROOT_VARIABLE} to the host's mounted folder; or {ESTIMATE}"
 )
-_MASKED_REMEDY = (
-    "Container runtimes hide the counters: mount the host's powercap folders elsewhere and set "
-    f"{ROOT_VARIABLE} (docs: how-to/read-rapl-without-root), or {_ESTIMATE}"
-)
-
-
-class _Zone(NamedTuple):
-    """One folder of the powercap tree; `package` and `die` are those that it belongs to."""
-
-    label: str
-    path: str
-    word: str
-    package: int | None
-    die: int | None
-
-    @property
-    def suffix(self) -> str:
-        package = "" if self.package is None else f"-{self.package}"
-        return package if self.die is None else f"{package}-die-{self.die}"
-
-    @property
-    def name(self) -> str:
-        return self.word + self.suffix
-
-    @property
-    def order(self) -> tuple[bool, int, int, int, bool, str]:
-        """By package and die, psys and the unknown last, twins behind what they repeat."""
-        rank = list(_KINDS).index(self.word)
-        package, die = self.package or 0, self.die or 0
-        return (self.package is None, package, die, rank, self.label.startswith(_TWIN_PREFIX), self.label)
 
 
 class _Counter:
@@ -113,7 +82,7 @@ class _Counter:
 
     def reopened(self) -> _Counter:
         """Return a counter with a new descriptor of the same file."""
-        return _Counter(self.path, self.position, self._ending, fd=os.open(self.path, _OPEN_FLAGS))
+        return _Counter(self.path, self.position, self._ending, fd=os.open(self.path, OPEN_FLAGS))
 
     def closed(self) -> _Counter:
         """Return a counter to be reopened."""
@@ -125,7 +94,7 @@ class _Counter:
         text = os.pread(self._fd, _COUNT_BYTES, 0)
         end_ns = now_ns()
         value = int(text)
-        if not (0 <= value <= _LARGEST_COUNT and text.endswith(self._ending)):
+        if not (0 <= value <= LARGEST_COUNT and text.endswith(self._ending)):
             raise ValueError(f"no count in {text!r}")
         return Reading(self.position, value, begin_ns, end_ns)
 
@@ -195,8 +164,8 @@ class RaplBackend:
         """
         self.close()
         notes: list[str] = []
-        zones, problems = _identify(self._folders(), notes)
-        opened: dict[_Zone, _Counter] = {}
+        zones, problems = identify(self._folders(), notes)
+        opened: dict[Zone, _Counter] = {}
         for zone in sorted(zones, key=lambda zone: zone.order):
             if _has_twin(zone, opened):
                 continue
@@ -205,7 +174,7 @@ class RaplBackend:
                 counter.read(self._now_ns)
             except (OSError, ValueError) as error:
                 what = f"energy_uj of {zone.label} ({zone.name})"
-                problems.setdefault(zone.name, _unreadable(what, error, _KINDS[zone.word]))
+                problems.setdefault(zone.name, unreadable(what, error, KINDS[zone.word]))
             else:
                 opened[zone] = counter
         if not opened:
@@ -255,18 +224,18 @@ class RaplBackend:
 
     def _failure(self, counter: _Counter, error: Exception) -> Failure:
         lost = isinstance(error, OSError) and error.errno in _GONE
-        reason = f"cannot read {counter.path}: {_words(error)}"
+        reason = f"cannot read {counter.path}: {words(error)}"
         return Failure(counter.position, reason, lost, self._now_ns())
 
     def _folders(self) -> dict[str, str]:
         """Return the zones' folders, or say that there is no powercap folder or no zone in it."""
         try:
-            folders = _zone_folders(self._root)
+            folders = zone_folders(self._root)
         except (OSError, ValueError) as error:
             if not sys.platform.startswith("linux"):
                 reason = f"RAPL is read through Linux, and this is {sys.platform}"
-                raise BackendUnavailableError(self.name, reason, f"You can {_ESTIMATE}") from error
-            reason = f"cannot list {self._root!a}: {_words(error)}"
+                raise BackendUnavailableError(self.name, reason, f"You can {ESTIMATE}") from error
+            reason = f"cannot list {self._root!a}: {words(error)}"
             if isinstance(error, FileNotFoundError):
                 reason = f"there is no folder {self._root} (virtual machine, container or no driver)"
             raise BackendUnavailableError(self.name, reason, _FOLDER_REMEDY) from error
@@ -279,85 +248,27 @@ class RaplBackend:
         """Return the error for zones of which none can be read; a missing permission explains most."""
         if not problems:
             reason = f"no zone in {self._root} is called package-N, core, uncore, dram or psys"
-            return BackendUnavailableError(self.name, reason, f"You can {_ESTIMATE}")
+            return BackendUnavailableError(self.name, reason, f"You can {ESTIMATE}")
         found = list(problems.values())
         by_remedy = {problem.remedy: problem for problem in reversed(found)}
-        worst = by_remedy.get(_PERMISSION_REMEDY) or by_remedy.get(_MASKED_REMEDY) or found[0]
+        worst = by_remedy.get(PERMISSION_REMEDY) or by_remedy.get(MASKED_REMEDY) or found[0]
         reason = worst.reason
-        if worst.remedy == _MASKED_REMEDY:
+        if worst.remedy == MASKED_REMEDY:
             reason = f"zones are listed in {self._root}, but their files are hidden: {reason}"
         if len(problems) > 1:
             reason = f"{reason}; {len(problems)} zones in all cannot be read"
-        return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {_ESTIMATE}")
+        return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {ESTIMATE}")
 
 
-def _zone_folders(root: str) -> dict[str, str]:
-    """Return the path of every zone by its folder's name, which the kernel uses once only.
-
-    The class folder is flat, its links lead to nested folders that hold the same zones again,
-    and a link may lead nowhere: such a zone is returned, too.
-    """
-    found: dict[str, str] = {}
-    pending = [root]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(folder) as entries:
-                labels = sorted(entry.name for entry in entries if entry.name.startswith(_PREFIX))
-        except OSError:
-            if folder == root:
-                raise
-            continue
-        new = {label: f"{folder}/{label}" for label in labels if label.isascii() and label not in found}
-        found.update(new)
-        pending.extend(new.values())
-    return {label: path for label, path in found.items() if ":" in label}
-
-
-def _identify(folders: dict[str, str], notes: list[str]) -> tuple[list[_Zone], dict[str, Unavailable]]:
-    """Read the names of the zones: what each counts, and of which package."""
-    names: dict[str, str] = {}
-    problems: dict[str, Unavailable] = {}
-    for label, path in folders.items():
-        try:
-            names[label] = _text(f"{path}/name")
-        except OSError as error:
-            problems[label] = _unreadable(f"name of {label}", error)
-    zones: list[_Zone] = []
-    for label, name in names.items():
-        package = _package(name)
-        if package is not None:
-            zones.append(_Zone(label, folders[label], "package", *package))
-        elif name == "psys":
-            zones.append(_Zone(label, folders[label], name, None, None))
-        elif name in _KINDS and name != "package":
-            parent = _package(names.get(label.rpartition(":")[0], "")) or (None, None)
-            zones.append(_Zone(label, folders[label], name, *parent))
-        else:
-            notes.append(f"rapl: zone {label} has the unknown name {name!a} and is not metered")
-    return zones, problems
-
-
-def _package(name: str) -> tuple[int | None, int | None] | None:
-    """Return package and die of ``package-N`` and ``package-N-die-M``; None for another name."""
-    words = name.split("-")
-    numbers = words[1::2]
-    if words[::2] not in (["package"], ["package", "die"]) or len(words) % 2:
-        return None
-    if not all(number.isdecimal() for number in numbers):
-        return None
-    return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else None
-
-
-def _has_twin(zone: _Zone, opened: dict[_Zone, _Counter]) -> bool:
+def _has_twin(zone: Zone, opened: dict[Zone, _Counter]) -> bool:
     """Return whether a zone repeats one that is read already; dies may be counted differently."""
-    return zone.label.startswith(_TWIN_PREFIX) and any(
-        (other.word, other.package) == (zone.word, zone.package) and not other.label.startswith(_TWIN_PREFIX)
+    return zone.label.startswith(TWIN_PREFIX) and any(
+        (other.word, other.package) == (zone.word, zone.package) and not other.label.startswith(TWIN_PREFIX)
         for other in opened
     )
 
 
-def _drop_mirrors(opened: dict[_Zone, _Counter], now_ns: Callable[[], int], notes: list[str]) -> None:
+def _drop_mirrors(opened: dict[Zone, _Counter], now_ns: Callable[[], int], notes: list[str]) -> None:
     """Drop dies whose zones are one counter shown again (Zen 1 and 2), with their children.
 
     Energy would be counted once per die (codecarbon issue 1274).
@@ -388,7 +299,7 @@ def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> 
     return True
 
 
-def _domains(zones: dict[_Zone, _Counter], model_name: str | None, notes: list[str]) -> list[Domain]:
+def _domains(zones: dict[Zone, _Counter], model_name: str | None, notes: list[str]) -> list[Domain]:
     """Return the domains of the zones, with names that differ whatever the tree holds."""
     domains: list[Domain] = []
     taken: set[str] = set()
@@ -398,11 +309,11 @@ def _domains(zones: dict[_Zone, _Counter], model_name: str | None, notes: list[s
             copy += 1
             name = f"{zone.name}-{copy}"
         taken.add(name)
-        kind = _KINDS[zone.word]
-        wrap = modulus(_number(f"{zone.path}/max_energy_range_uj"))
+        kind = KINDS[zone.word]
+        wrap = modulus(read_number(f"{zone.path}/max_energy_range_uj"))
         if wrap is None:
             notes.append(f"rapl: {name} does not say where it wraps; energy around a wrap is lost as a reset")
-        limit_microwatts = _number(f"{zone.path}/constraint_0_power_limit_uw")
+        limit_microwatts = read_number(f"{zone.path}/constraint_0_power_limit_uw")
         max_power_watts = _HIGHEST_POWER_PER_LIMIT * (limit_microwatts or 0) * WATTS_PER_MICROWATT
         domains.append(
             Domain(
@@ -438,41 +349,10 @@ def _processor(cpuinfo: str) -> tuple[str | None, str | None]:
     """Return vendor and model name of the first processor."""
     facts: dict[str, str] = {}
     try:
-        lines = _text(cpuinfo, _CPUINFO_BYTES).splitlines()
+        lines = read_text(cpuinfo, _CPUINFO_BYTES).splitlines()
     except (OSError, ValueError):
         lines = []
     for line in lines:
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     return facts.get("vendor_id"), facts.get("model name") or None
-
-
-def _text(path: str, length: int = 128) -> str:
-    descriptor = os.open(path, _OPEN_FLAGS)
-    try:
-        return os.read(descriptor, length).decode("ascii", "replace").strip()
-    finally:
-        os.close(descriptor)
-
-
-def _number(path: str) -> int | None:
-    """Return the number in a file if there is one that a register can hold."""
-    try:
-        value = int(_text(path))
-    except (OSError, ValueError):
-        return None
-    return value if 0 <= value <= _LARGEST_COUNT else None
-
-
-def _unreadable(what: str, error: Exception, *kinds: str) -> Unavailable:
-    remedy = ""
-    if isinstance(error, PermissionError):
-        remedy = _PERMISSION_REMEDY
-    elif isinstance(error, FileNotFoundError):
-        remedy = _MASKED_REMEDY
-    reason = f"cannot read {what}: {_words(error)}"
-    return Unavailable(source=RaplBackend.name, kinds=kinds, reason=reason, remedy=remedy)
-
-
-def _words(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -113,7 +113,9 @@ def test_damaged_file_is_named(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_changed_byte_never_raises_anything_else(session: Session, tmp_path: Path, data: st.DataObject) -> None:
+def test_changed_byte_never_raises_anything_else(
+    session: Session, tmp_path: Path, data: st.DataObject
+) -> None:
     """A manifest with one byte changed loads or gives a RunFileError."""
     directory = session.save(tmp_path / "run")
     path = directory / "session.json"

@@ -62,7 +62,9 @@ def test_core_is_shown_and_not_added(session: Session) -> None:
     """The total of a phase is package and DRAM; the core's energy is inside the package's."""
     frame = session.phases().set_index(["phase", "domain"])["energy_joules"]
     for phase in ("training", "evaluation", "inference"):
-        assert frame[phase, "total"] == pytest.approx(frame[phase, "package-0"] + frame[phase, "dram-0"], rel=1e-12)
+        assert frame[phase, "total"] == pytest.approx(
+            frame[phase, "package-0"] + frame[phase, "dram-0"], rel=1e-12
+        )
         assert frame[phase, "core-0"] > 0
 
 
@@ -72,7 +74,9 @@ def test_phases_add_up_to_the_domain(session: Session) -> None:
     windows = session.windows()
     for domain in ("package-0", "core-0", "dram-0"):
         phases = session.phases()
-        assert phases[phases["domain"] == domain]["energy_joules"].sum() == pytest.approx(total[domain], rel=1e-12)
+        assert phases[phases["domain"] == domain]["energy_joules"].sum() == pytest.approx(
+            total[domain], rel=1e-12
+        )
         rows = windows[(windows["domain"] == domain) & (windows["scope"] == "exclusive")]
         assert rows["energy_joules"].sum() == pytest.approx(total[domain], rel=1e-12)
 

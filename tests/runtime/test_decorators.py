@@ -168,7 +168,9 @@ def test_generator_is_charged_for_its_own_time_only(clock: FakeClock, meter: Ene
                 clock.advance(5)
     assert received == [0, 1, 2]
     assert rows(meter)[0] == ("stream", "inference", pytest.approx(300, rel=1e-2))
-    assert [energy for name, _, energy in rows(meter) if name == "consumer"] == [pytest.approx(500, rel=1e-2)] * 3
+    assert [energy for name, _, energy in rows(meter) if name == "consumer"] == [
+        pytest.approx(500, rel=1e-2)
+    ] * 3
     assert not meter.session.windows()["concurrent"].any()
 
 

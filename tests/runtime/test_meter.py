@@ -343,7 +343,9 @@ def test_observer_gets_each_finished_window(clock: FakeClock) -> None:
     seen: list[tuple[str, float | None]] = []
     backend = FakeBackend.with_power(clock, watts=100)
     meter = fake_meter(
-        backend, clock=clock, on_window=lambda window: seen.append((window.name, window.energy().energy_joules))
+        backend,
+        clock=clock,
+        on_window=lambda window: seen.append((window.name, window.energy().energy_joules)),
     )
     with meter:
         for name in ("a", "b"):

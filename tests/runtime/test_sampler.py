@@ -97,7 +97,9 @@ def test_backend_that_raises_is_retried_later(clock: FakeClock) -> None:
 
 def test_domain_that_fails_at_the_end_loses_coverage(clock: FakeClock) -> None:
     """What was read stays; the time without readings is told, and no joule is invented for it."""
-    backend = FakeBackend([fake_domain(update_period_seconds=0.1, cheap_read=False)], [lambda now: now // 10], clock)
+    backend = FakeBackend(
+        [fake_domain(update_period_seconds=0.1, cheap_read=False)], [lambda now: now // 10], clock
+    )
     meter = fake_meter(backend, clock=clock)
     with meter:
         for _ in range(10):
