@@ -6,6 +6,7 @@ so that both processes integrate the same power and no counter ever falls. End o
 Integers only: microwatts times nanoseconds are femtojoules, and the truth is exact.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -103,10 +104,8 @@ def run(setup):
 
 def hurry():
     """Go before other processes, as hardware does, where that is allowed (root)."""
-    try:
+    with contextlib.suppress(AttributeError, OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except (AttributeError, OSError):
-        pass
 
 
 def apply(counters, change):
