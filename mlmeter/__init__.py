@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mlmeter.measurement import Domain, Energy, Event, Failure, Provenance, Reading
     from mlmeter.meter import (
         EnergyMeter,
-        current_window,
         default_meter,
         evaluation,
         inference,
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
         window,
     )
     from mlmeter.session import Session, load
-    from mlmeter.window import Window
+    from mlmeter.window import Window, current_window
 
 __version__ = "0.1.0"
 
 # Public names and the modules that hold them; each is imported when it is first used.
 _HOMES = {
     "EnergyMeter": "meter",
-    "current_window": "meter",
+    "current_window": "window",
     "default_meter": "meter",
     "evaluation": "meter",
     "inference": "meter",

@@ -19,7 +19,7 @@ from mlmeter.errors import ArgumentError, RunFileError, StateError
 from mlmeter.live import LiveSession
 from mlmeter.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
 from mlmeter.session import Session
-from mlmeter.window import Recorder, Window, current
+from mlmeter.window import Recorder, Window
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -297,11 +297,6 @@ def default_meter() -> EnergyMeter:
         if not _default.running and not _default.recorder.started:
             _default.start()
         return _default
-
-
-def current_window() -> Window | None:
-    """Return the innermost open window of this thread or task, to count work in it."""
-    return current.get()
 
 
 _module = _ActiveMeter()

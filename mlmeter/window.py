@@ -26,6 +26,14 @@ NOT_YET = -1
 current: contextvars.ContextVar[Window | None] = contextvars.ContextVar("mlmeter_window", default=None)
 
 
+def current_window() -> Window | None:
+    """Return the innermost open window of this thread or task, to count work in it."""
+    window = current.get()
+    while window is not None and window.end_ns != NOT_YET:
+        window = window._enclosing
+    return window
+
+
 class Recorder(Protocol):
     """What a window needs of its meter."""
 
@@ -129,7 +137,8 @@ class Window:
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
         self._enclosing = parent = current.get()
-        while parent is not None and parent._recorder is not recorder:
+        # One that was closed in another thread is still current here, but no longer open.
+        while parent is not None and (parent._recorder is not recorder or parent.end_ns != NOT_YET):
             parent = parent._enclosing
         if parent is None:
             self.parent_id = 0

@@ -193,6 +193,9 @@ def test_window_closed_on_another_thread_is_recorded(clock: FakeClock, meter: En
         closer = threading.Thread(target=window.__exit__, args=(None, None, None))
         closer.start()
         closer.join()
+        assert mlmeter.current_window() is None
+        with meter.window("next") as following:
+            assert following.parent_id == 0
     assert "handed over" in set(meter.session.windows()["name"])
 
 
