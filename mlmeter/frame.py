@@ -145,12 +145,18 @@ def window_names_table(recording: Recording) -> Table:
         unit: _sum_by(group, np.nan_to_num(counts[rows]), size)
         for unit, counts in _units_by_window(recording).items()
     }
+    bounds = [resolution.share_bounds((label == number) & outermost) for number in labels]
     blocks = []
     for domain, kind, energies in resolution.by_domain("inclusive"):
         sums = {
             name: _sum_by(group, energies[name][rows], size)
             for name in ("energy_joules", "low_joules", "high_joules")
         }
+        # Bounds of many short windows, each by itself, add up to far more than those of all together.
+        for row, bound in enumerate(bounds):
+            low, high = bound.get(domain, (0.0, np.inf))
+            sums["low_joules"][row] = max(sums["low_joules"][row], low)
+            sums["high_joules"][row] = min(sums["high_joules"][row], high)
         blocks.append(
             {
                 "session": _repeat(recording.run.id, size),

@@ -128,6 +128,28 @@ class Resolution:
                 yield domain.name, domain.kind, energy_columns(getattr(attribution, spans))
         yield TOTAL, TOTAL, self.total(spans)
 
+    def share_bounds(self, chosen: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
+        """Bound the energy of a set of windows, children included, by domain name and in total.
+
+        Args:
+            chosen: whether a window belongs to the set, shape (windows,).
+        """
+        from mlmeter.energy.windows import with_descendants
+
+        inside = with_descendants(self.windows.parent, chosen)
+        ownership = self.ownership
+        weights = ownership.weights(inside[ownership.owner])
+        bounds: dict[str, tuple[float, float]] = {}
+        total = [0.0, 0.0]
+        for domain, _ in self._recording.domains:
+            timeline = self.timelines[domain.name]
+            if timeline is None or not timeline.known or not len(weights):
+                continue
+            low, high = bounds[domain.name] = timeline.share_bounds(ownership.edges, weights)
+            if domain.counted:
+                total = [total[0] + low, total[1] + high]
+        return {**bounds, TOTAL: (total[0], total[1])}
+
     def total(self, spans: str, kind: str | None = None) -> Columns:
         """Return the sum of the counted domains, or of those of one kind."""
         from mlmeter.energy.columns import energy_columns, total_columns

@@ -186,6 +186,13 @@ def _tighten_phases(
         size = phases.shape[1]
         phases[1] = np.maximum(phases[1], np.bincount(phase, weights=low, minlength=size))
         phases[2] = np.minimum(phases[2], np.bincount(phase, weights=high, minlength=size))
+    owner_phase = phase_of_window[ownership.owner]
+    # A session of no length has no instants, and nothing to bound.
+    for phase_number in range(phases.shape[1] if len(owner_phase) else 0):
+        weights = ownership.weights(owner_phase == phase_number)
+        low_joules, high_joules = timeline.share_bounds(ownership.edges, weights)
+        phases[1, phase_number] = max(phases[1, phase_number], low_joules)
+        phases[2, phase_number] = min(phases[2, phase_number], high_joules)
     if timeline.known:
         other_low, other_high = phases[1].sum() - phases[1], phases[2].sum() - phases[2]
         phases[1] = np.maximum(phases[1], total[1] - other_high)

@@ -38,6 +38,14 @@ class Timeline(Protocol):
     def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
         """Return the least and the greatest energy that each span can have."""
 
+    def share_bounds(self, edges: Seconds, weights: Seconds) -> tuple[float, float]:
+        """Return the least and the greatest energy of a part of the session's time.
+
+        Args:
+            edges: instants, ascending, shape (edges,).
+            weights: which part of the time from edge to edge counts, 0 to 1, shape (edges - 1,).
+        """
+
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
 
@@ -48,6 +56,16 @@ class Gaps:
 
     times: Seconds
     lengths: Seconds
+
+    @property
+    def starts(self) -> Seconds:
+        """Beginning of each gap."""
+        return self.times[: len(self.times) // 2 * 2 : 2]
+
+    @property
+    def ends(self) -> Seconds:
+        """End of each gap."""
+        return self.times[1::2]
 
     @classmethod
     def of(cls, spans: list[tuple[float, float]]) -> Gaps:
@@ -141,6 +159,31 @@ class CounterTimeline:
         low_ratio, high_ratio = self.interval_ratios
         return low * low_ratio, high * high_ratio
 
+    def share_bounds(self, edges: Seconds, weights: Seconds) -> tuple[float, float]:
+        """Return the least and the greatest energy of a part of the session's time.
+
+        From refresh to refresh the energy is known; the part has all of it but what the rest
+        of the time can have drawn, and no more than it can have drawn itself. That many spans
+        are short does not matter then, as it does when each is bounded by itself.
+        """
+        upto = np.concatenate(([0.0], np.cumsum(weights * np.diff(edges))))
+
+        def part(starts: Seconds, ends: Seconds) -> Seconds:
+            return np.asarray(np.interp(ends, edges, upto) - np.interp(starts, edges, upto))
+
+        # A refresh is somewhere in its bracket: from the first to the last possible instant.
+        starts, ends = self.after[:-1], self.before[1:]
+        steps, part_seconds = np.diff(self.joules), part(starts, ends)
+        rest_seconds = np.maximum(ends - starts - self.gaps.between(starts, ends) - part_seconds, 0.0)
+        low = np.maximum(steps - self.max_power_watts * rest_seconds, 0.0).sum()
+        high = np.minimum(steps + self.resolution_joules, self.max_power_watts * part_seconds).sum()
+        # Before the first and after the last refresh, and in gaps, only the power is limited.
+        open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
+        open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
+        high += self.max_power_watts * np.maximum(part(open_starts, open_ends), 0.0).sum()
+        low_ratio, high_ratio = self.interval_ratios
+        return float(low * low_ratio), float(high * high_ratio)
+
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
         return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
@@ -227,6 +270,11 @@ class GaugeTimeline:
         high = self._curve(self._high, ends) - self._curve(self._high, starts)
         highest = float(self.watts.max(initial=0.0))
         return np.maximum(low, 0.0), high + highest * self.gaps.between(starts, ends)
+
+    def share_bounds(self, edges: Seconds, weights: Seconds) -> tuple[float, float]:
+        """Return the least and the greatest energy of a part of the session's time."""
+        low, high = self.bounds(edges[:-1], edges[1:])
+        return float((low * weights).sum()), float((high * weights).sum())
 
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""

@@ -78,6 +78,17 @@ class Ownership:
         sums = np.concatenate(([0.0], np.cumsum(steps / np.maximum(self.owners, 1))))
         return np.asarray(sums[last] - sums[first])
 
+    def weights(self, member: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return which part of each instant belongs to a set of pieces, shape (edges - 1,).
+
+        Args:
+            member: whether a piece belongs to the set, shape (pieces,).
+        """
+        changes = np.zeros(len(self.edges))
+        np.add.at(changes, np.searchsorted(self.edges, self.start[member]), 1.0)
+        np.add.at(changes, np.searchsorted(self.edges, self.end[member]), -1.0)
+        return np.asarray(np.cumsum(changes)[:-1] / np.maximum(self.owners, 1))
+
 
 def resolve_ownership(windows: Windows) -> Ownership:
     """Find the owner or owners of every instant of the session, in n log n time."""
@@ -160,6 +171,14 @@ def add_to_ancestors(parent: Indices, values: NDArray[np.float64]) -> NDArray[np
         for column in sums:
             np.add.at(column, parent[level], column[level])
     return sums
+
+
+def with_descendants(parent: Indices, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the chosen windows and everything inside them, shape (windows,)."""
+    inside = chosen.copy()
+    for level in reversed(_levels(parent)):
+        inside[level] |= inside[parent[level]]
+    return inside
 
 
 def _levels(parent: Indices) -> list[Indices]:
