@@ -88,8 +88,7 @@ def describe(outcome: Outcome) -> str:
     session = outcome.session
     where = outcome.directory or "nowhere: the directory could not be written"
     parts = [
-        f"1,797 handwritten digits, a network of {' and '.join(map(str, HIDDEN_UNITS))} hidden units: "
-        f"{percent(outcome.accuracy)} right",
+        f"1,797 handwritten digits, a small neural network: {percent(outcome.accuracy)} right",
         session.summary(),
         "How many predictions cost as much as the training?",
         table(("served", "joules each", "predictions", "95 % interval"), list(_break_even(session))),
@@ -159,6 +158,6 @@ def _prepare() -> tuple[Any, Any, Any]:
     return (train_images, train_labels), (test_images, test_labels), model
 
 
-def no_progress(items: Iterable[int], label: str) -> AbstractContextManager[Iterable[int]]:
+def no_progress(items: Iterable[int], _label: str) -> AbstractContextManager[Iterable[int]]:
     """Return the items without a progress bar."""
     return nullcontext(items)

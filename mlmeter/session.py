@@ -153,6 +153,14 @@ class Session:
                 file.write(text)
         return text
 
+    def records(self, table: str = "phases") -> list[dict[str, Any]]:
+        """Return a table's rows as dictionaries of plain values; needs no pandas.
+
+        Raises:
+            ArgumentError: there is no such table.
+        """
+        return [_plain(record) for record in self._table(table).records()]
+
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the run directory, raw readings included, and return its path.
 

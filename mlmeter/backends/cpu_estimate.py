@@ -90,7 +90,7 @@ class CpuEstimateBackend:
         self._open = False
         self._threads = 0
         self._base_busy_seconds = 0.0
-        self._base_ns = 0
+        self._base_ns = self._last_ns = 0
         self._last_count = 0
 
     def open(self) -> Sequence[Domain]:
@@ -112,7 +112,7 @@ class CpuEstimateBackend:
             raise BackendUnavailableError(self.name, "the number of hardware threads is not known")
         self._threads = threads
         self._base_busy_seconds = base_busy_seconds
-        self._base_ns = self._now_ns()
+        self._base_ns = self._last_ns = self._now_ns()
         self._last_count = 0
         self._open = True
         return (self._domain(),)
@@ -130,13 +130,22 @@ class CpuEstimateBackend:
         end_ns = self._now_ns()
         elapsed_seconds = (end_ns - self._base_ns) * SECONDS_PER_NANOSECOND
         count = math.floor(self._energy_joules(elapsed_seconds, busy_seconds) / JOULES_PER_MICROJOULE)
+        # A paused virtual machine gets its CPU times in one lump: the counter follows at full power.
+        step_seconds = (end_ns - self._last_ns) * SECONDS_PER_NANOSECOND + UPDATE_PERIOD_SECONDS
+        most = self._last_count + math.ceil(self._full_watts * step_seconds / JOULES_PER_MICROJOULE)
         # CPU times go back when a CPU is taken offline; the counter waits for them.
-        self._last_count = max(self._last_count, count)
+        self._last_count = max(self._last_count, min(count, most))
+        self._last_ns = end_ns
         return (Reading(0, self._last_count, begin_ns, end_ns),)
 
     def close(self) -> None:
         """Stop reading; there is nothing to release."""
         self._open = False
+
+    @property
+    def _full_watts(self) -> float:
+        """Power of the formula with all threads busy."""
+        return self._threads * self._watts_per_thread * (IDLE_RATIO + BUSY_RATIO)
 
     def _energy_joules(self, elapsed_seconds: float, busy_seconds: float) -> float:
         """Return the integral of the formula since `open`."""
@@ -155,7 +164,7 @@ class CpuEstimateBackend:
             joules_per_count=JOULES_PER_MICROJOULE,
             update_period_seconds=UPDATE_PERIOD_SECONDS,
             model_name=_model_name(self._cpuinfo_path),
-            max_power_watts=self._threads * self._watts_per_thread * (IDLE_RATIO + BUSY_RATIO),
+            max_power_watts=self._full_watts,
             interval_low_ratio=INTERVAL_LOW_RATIO,
             interval_high_ratio=INTERVAL_HIGH_RATIO,
         )

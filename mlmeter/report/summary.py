@@ -9,7 +9,7 @@ from typing import Any
 from mlmeter.frame import build_table, singular
 from mlmeter.measurement import Provenance
 from mlmeter.recording import TOTAL, Recording
-from mlmeter.report.text import interval, number, percent, table
+from mlmeter.report.text import interval, number, percent, shorten, table
 
 WIDTH = 80
 MOST_EVENTS = 5
@@ -79,8 +79,8 @@ def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
     read = record["provenance"] is not None
     value = number(record["energy_joules"]) if record["resolved"] else "unresolved"
     return (
-        phase,
-        record["domain"],
+        shorten(phase, 18),
+        shorten(record["domain"], 18),
         value if read else "-",
         interval(record["low_joules"], record["high_joules"]),
         percent(record["share_ratio"]) if read and record["resolved"] else "-",
@@ -103,7 +103,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
                 continue
             rows.append(
                 (
-                    name if name == phase else f"{phase}: {name}",
+                    shorten(name if name == phase else f"{phase}: {name}"),
                     singular(unit),
                     f"{count:,.10g}",
                     number(record["energy_joules"] / count),

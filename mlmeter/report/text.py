@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 SIGNIFICANT_DIGITS = 4
+INTERVAL_DIGITS = 3
 
 
 def number(value: float | None, digits: int = SIGNIFICANT_DIGITS) -> str:
@@ -24,7 +25,7 @@ def interval(low: float | None, high: float | None) -> str:
     """Return ``low .. high``, a dash if there is none."""
     if low is None or high is None or low != low or high != high:
         return "-"
-    return f"{number(low)} .. {number(high)}"
+    return f"{number(low, INTERVAL_DIGITS)} .. {number(high, INTERVAL_DIGITS)}"
 
 
 def percent(ratio: float | None) -> str:
@@ -51,3 +52,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 def _exponent(size: float) -> int:
     return int(f"{size:e}".partition("e")[2])
+
+
+def record_lines(records: Sequence[Mapping[str, object]]) -> str:
+    """Return records as blocks of ``name  value`` lines: tables of many columns fit no terminal."""
+    blocks = []
+    for record in records:
+        shown = {name: value for name, value in record.items() if value is not None}
+        width = max(map(len, shown), default=0)
+        blocks.append("\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items()))
+    return "\n\n".join(blocks)
+
+
+def shorten(text: str, width: int = 29) -> str:
+    """Return `text`, cut with an ellipsis where it is longer than `width`."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"

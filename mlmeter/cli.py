@@ -1,0 +1,172 @@
+"""The command line: demo, run, doctor, report.
+
+Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
+command could not do its work; 2 wrong usage; 3 nothing could be measured and
+``--require-measured`` was given; ``run`` passes on the program's own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlmeter import __version__
+from mlmeter.errors import MLMeterError, MLMeterWarning
+
+if TYPE_CHECKING:
+    from mlmeter.measurement import Energy
+
+OUTPUT_DIR = "mlmeter-runs"
+NOT_MEASURED = 3
+
+output_dir_option = click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=OUTPUT_DIR,
+    show_default=True,
+    help="Folder for the run's directory and runs.csv.",
+)
+require_measured_option = click.option(
+    "--require-measured",
+    is_flag=True,
+    help=f"Exit with {NOT_MEASURED} unless hardware measured the energy.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlmeter")
+def main() -> None:
+    """Meter the real energy of GPUs and CPUs while code trains and serves models."""
+    # Reports say what is estimated; the warning would only repeat it.
+    warnings.simplefilter("ignore", MLMeterWarning)
+
+
+@main.command()
+@output_dir_option
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
+@click.option("--rounds", type=click.FloatRange(0, min_open=True), default=1.0, help="Factor on serving.")
+@require_measured_option
+@json_option
+def demo(
+    output_dir: Path, epochs: int | None, rounds: float, *, require_measured: bool, as_json: bool
+) -> None:
+    """Train and serve a real digit classifier, metered with whatever this machine has."""
+    from mlmeter.demo import EPOCHS, describe, run_demo
+
+    try:
+        outcome = run_demo(output_dir, epochs=epochs or EPOCHS, rounds=rounds, progress=_progress)
+    except MLMeterError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(outcome.session.to_json() if as_json else describe(outcome))
+    _check_measured(outcome.session.total(), required=require_measured)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@output_dir_option
+@click.option("--name", help="Name of the run; by default the program's.")
+@click.option("--phase", default="other", show_default=True, help="Phase of the time in no window.")
+@click.option("--backends", help="Comma-separated sources, such as rapl,nvml; by default the best.")
+@click.option("--quiet", is_flag=True, help="Print no summary.")
+@require_measured_option
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    output_dir: Path,
+    name: str | None,
+    phase: str,
+    backends: str | None,
+    program: tuple[str, ...],
+    *,
+    quiet: bool,
+    require_measured: bool,
+) -> None:
+    """Meter any program: mlmeter run -- python train.py --epochs 3.
+
+    A Python script runs in this process, so that its own windows and decorators land in the
+    same session. Any other program is metered from outside. The exit code is the program's.
+    """
+    from mlmeter.meter import EnergyMeter
+    from mlmeter.program import Program
+
+    target = Program.of(program)
+    try:
+        meter = EnergyMeter(
+            name or target.name,
+            phase=phase,
+            backends=backends.split(",") if backends else None,
+            output_dir=output_dir,
+        )
+    except MLMeterError as error:
+        raise click.UsageError(str(error)) from error
+    with meter:
+        code = target.run()
+    if not quiet:
+        where = meter.run_directory or "not written: see the log"
+        click.echo(f"\n{meter.session.summary()}\n\nrun directory: {where}", err=True)
+    if code == 0:
+        _check_measured(meter.session.total(), required=require_measured)
+    sys.exit(code)
+
+
+@main.command()
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Say what can be metered here, from where, how well, and what would give more."""
+    from mlmeter.doctor import diagnose, report_text
+
+    diagnosis = diagnose()
+    click.echo(json.dumps(diagnosis, indent=1) if as_json else report_text(diagnosis))
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--table", help="Print one table: phases, windows, window_names, domains, samples, events.")
+@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write it as CSV.")
+@json_option
+def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
+    """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
+    from mlmeter.report.text import record_lines
+    from mlmeter.session import load
+
+    try:
+        session = load(_latest_run(run_path))
+        if csv_path is not None:
+            session.to_csv(csv_path, table or "phases")
+            click.echo(f"wrote {csv_path}", err=True)
+        elif as_json:
+            click.echo(session.to_json())
+        elif table is not None:
+            click.echo(record_lines(session.records(table)))
+        else:
+            click.echo(session.summary())
+    except (MLMeterError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _latest_run(path: Path) -> Path:
+    """Return the run that `path` names, or the latest one below it."""
+    if not path.is_dir() or (path / "session.json").exists():
+        return path
+    runs = sorted(item.parent for item in path.glob("*/session.json"))
+    if not runs:
+        return path
+    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
+    return runs[-1]
+
+
+def _check_measured(total: Energy, *, required: bool) -> None:
+    if required and str(total.provenance) not in ("measured", "derived"):
+        click.echo("no hardware source could measure the energy of this run: see mlmeter doctor", err=True)
+        sys.exit(NOT_MEASURED)
+
+
+def _progress(items: Iterable[int], label: str) -> AbstractContextManager[Iterable[Any]]:
+    """Return a progress bar on standard error, hidden where that is no terminal."""
+    return click.progressbar(items, label=label.ljust(12), file=sys.stderr, hidden=not sys.stderr.isatty())

@@ -1,0 +1,136 @@
+"""A program to be metered: a Python script in this process, anything else as a child."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+# What shells answer in these cases.
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+INTERRUPTED = 128 + signal.SIGINT
+SIGNALLED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A command line, and how it is run.
+
+    Attributes:
+        command: program and arguments.
+        script: Python file to run in this process, or None.
+        module: Python module to run in this process, or None.
+        arguments: what the script or module gets as its own arguments.
+    """
+
+    command: tuple[str, ...]
+    script: str | None = None
+    module: str | None = None
+    arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, command: tuple[str, ...]) -> Program:
+        """Find out whether `command` is a script for the Python that runs now."""
+        first, *rest = command
+        if first.endswith(".py") and Path(first).is_file() and not os.access(first, os.X_OK):
+            return cls(command, script=first, arguments=tuple(rest))
+        if not _is_this_python(first) or not rest:
+            return cls(command)
+        if rest[0] == "-m" and len(rest) > 1:
+            return cls(command, module=rest[1], arguments=tuple(rest[2:]))
+        if rest[0].startswith("-"):
+            # Flags of the interpreter need an interpreter of their own.
+            return cls(command)
+        return cls(command, script=rest[0], arguments=tuple(rest[1:]))
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return Path(self.script).stem if self.script else self.module or Path(self.command[0]).name
+
+    def run(self) -> int:
+        """Run the program to its end and return its exit code."""
+        if self.script is not None or self.module is not None:
+            return self._run_here()
+        return self._run_child()
+
+    def _run_here(self) -> int:
+        """Run as ``__main__``, the way `python` does, with this process' meter around it."""
+        sys.argv = [self.script or self.module or "", *self.arguments]
+        try:
+            if self.module is not None:
+                sys.path.insert(0, str(Path.cwd()))
+                runpy.run_module(self.module, run_name="__main__", alter_sys=True)
+            elif self.script is not None:
+                if not Path(self.script).exists():
+                    return _complain(f"can't open file {self.script!r}: no such file", 2)
+                sys.path.insert(0, str(Path(self.script).resolve().parent))
+                runpy.run_path(self.script, run_name="__main__")
+        except SystemExit as stop:
+            return _exit_code(stop.code)
+        except KeyboardInterrupt:
+            _print_traceback()
+            return INTERRUPTED
+        except BaseException:
+            _print_traceback()
+            return 1
+        return 0
+
+    def _run_child(self) -> int:
+        try:
+            child = subprocess.Popen(self.command)
+        except FileNotFoundError:
+            return _complain(f"{self.command[0]}: command not found", NOT_FOUND)
+        except OSError as error:
+            return _complain(f"{self.command[0]}: {error.strerror}", NOT_EXECUTABLE)
+        while True:
+            try:
+                code = child.wait()
+            except KeyboardInterrupt:
+                # The terminal has sent the signal to the child too: its answer counts.
+                continue
+            return code if code >= 0 else SIGNALLED - code
+
+
+def _is_this_python(name: str) -> bool:
+    """Whether a command is the interpreter that runs now, under whatever name."""
+    found = shutil.which(name)
+    if found is None or not Path(name).name.startswith("python"):
+        return False
+    # Links lead from a virtual environment to the common interpreter: compare folders, too.
+    ours = Path(sys.executable)
+    return Path(found).resolve() == ours.resolve() and Path(found).parent == ours.parent
+
+
+def _exit_code(code: object) -> int:
+    """Return what `python` answers for this argument of SystemExit."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)  # noqa: T201  # what python itself does
+    return 1
+
+
+def _print_traceback() -> None:
+    """Print the exception as `python` would: from the program's first frame on."""
+    kind, error, trace = sys.exc_info()
+    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    traceback.print_exception(kind, error, trace)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename == __file__ or "runpy" in filename
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"mlmeter run: {text}", file=sys.stderr)  # noqa: T201  # a command's own message
+    return code
