@@ -21,7 +21,7 @@ def summary_text(recording: Recording) -> str:
     parts = [_title(recording), table(HEADER, _phase_rows(recording), left=2)]
     units = _unit_rows(recording)
     if units:
-        header = ("phase", "unit", "count", "joules per unit", "95 % interval")
+        header = ("window", "unit", "count", "joules each", "95 % interval")
         parts.append(table(header, units, left=2))
     notes = [
         textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False)
@@ -95,7 +95,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     pooled = build_table(recording, "window_names")
     units = list(recording.windows.units)
     for record in pooled.records():
-        name, phase = record["name"], record["phase"]
+        name = record["name"]
         for unit in units:
             count = record[unit]
             # NaN, where the windows of this name have none of the unit, is not above 0.
@@ -103,7 +103,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
                 continue
             rows.append(
                 (
-                    shorten(name if name == phase else f"{phase}: {name}"),
+                    shorten(name),
                     singular(unit),
                     f"{count:,.10g}",
                     number(record["energy_joules"] / count),

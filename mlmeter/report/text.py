@@ -64,6 +64,6 @@ def record_lines(records: Sequence[Mapping[str, object]]) -> str:
     return "\n\n".join(blocks)
 
 
-def shorten(text: str, width: int = 29) -> str:
+def shorten(text: str, width: int = 20) -> str:
     """Return `text`, cut with an ellipsis where it is longer than `width`."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
