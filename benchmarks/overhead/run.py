@@ -1,0 +1,265 @@
+"""What metering costs: mlmeter and its peers, side by side in one run.
+
+    python benchmarks/overhead/run.py [--quick] [--output benchmarks/results/overhead.md]
+
+Every tool gets a virtual environment of its own and sees the same made-up powercap tree of four
+zones at /sys/class/powercap, in a mount namespace of this run (Linux, `unshare`). There is no
+GPU. The tools take turns, in an order drawn anew for each repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+INSIDE = "MLMETER_BENCHMARK_INSIDE"
+TIMEOUT_SECONDS = 600
+ZONES = {
+    "intel-rapl:0": "package-0",
+    "intel-rapl:0/intel-rapl:0:0": "core",
+    "intel-rapl:0/intel-rapl:0:1": "uncore",
+    "intel-rapl:0/intel-rapl:0:2": "dram",
+}
+PACKAGES = {
+    "bare": [],
+    "mlmeter": [str(ROOT)],
+    "codecarbon": ["codecarbon"],
+    "zeus": ["zeus"],
+    "pyrapl": ["pyRAPL"],
+    "pyjoules": ["pyJoules"],
+    "perun": ["perun"],
+}
+# Slow peers get fewer windows for the growth of memory; the table says how many.
+GROWTH_WINDOWS = {"mlmeter": 1_000_000, "bare": 1_000_000}
+OTHER_GROWTH_WINDOWS = 5_000
+
+
+@dataclass
+class Tool:
+    """One tool: its interpreter, its version and what was measured."""
+
+    name: str
+    python: Path
+    version: str = ""
+    results: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def enter_namespace() -> None:
+    """Run this script again where /sys/class can be covered without touching the machine's."""
+    os.environ[INSIDE] = "1"
+    flags = "-m" if os.geteuid() == 0 else "-rm"
+    os.execvp("unshare", ["unshare", flags, sys.executable, *sys.argv])
+
+
+def make_tree() -> subprocess.Popen[bytes]:
+    """Mount the tree and start the process that advances its counters by 50 W."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/sys/class"], check=True)
+    root = Path("/sys/class/powercap/intel-rapl")
+    files = []
+    for folder, name in ZONES.items():
+        zone = root / folder
+        zone.mkdir(parents=True)
+        (zone / "name").write_text(f"{name}\n")
+        (zone / "max_energy_range_uj").write_text("262143328850\n")
+        (zone / "energy_uj").write_text(f"{0:015d}\n")
+        files.append(str(zone / "energy_uj"))
+        link = root.parent / zone.name
+        if not link.exists():
+            link.symlink_to(zone)
+    code = (
+        "import os, sys, time\n"
+        "files = [os.open(name, os.O_WRONLY) for name in sys.argv[1:]]\n"
+        "begin = time.monotonic()\n"
+        "while True:\n"
+        "    text = b'%015d\\n' % int((time.monotonic() - begin) * 5e7)\n"
+        "    for file in files: os.pwrite(file, text, 0)\n"
+        "    time.sleep(0.01)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, *files])
+
+
+def prepare(name: str, folder: Path) -> Tool:
+    """Make the tool's environment unless it is there."""
+    python = folder / name / "bin" / "python"
+    if not python.exists():
+        note(f"installing {name}")
+        subprocess.run([sys.executable, "-m", "venv", str(folder / name)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    if PACKAGES[name]:
+        subprocess.run([*pip, *PACKAGES[name]], check=True)
+    tool = Tool(name, python)
+    distribution = "mlmeter" if name == "mlmeter" else (PACKAGES[name] or ["pip"])[0]
+    code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
+    tool.version = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if name == "bare":
+        tool.version = platform.python_version()
+    return tool
+
+
+def measure(tool: Tool, mode: str, number: int) -> None:
+    """Run one measurement in a fresh process and keep its result or the reason for none."""
+    if mode in tool.failures:
+        return
+    with tempfile.TemporaryDirectory() as output:
+        command = [str(tool.python), str(HERE / "measure.py"), tool.name, mode, output, str(number)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        begin = time.perf_counter()
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=output, timeout=TIMEOUT_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            tool.failures[mode] = f"no answer within {TIMEOUT_SECONDS} s"
+            return
+        wall = time.perf_counter() - begin
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        tool.failures[mode] = (done.stderr.strip().splitlines() or ["no output"])[-1][:150]
+        return
+    result = json.loads(lines[-1].removeprefix("RESULT "))
+    if mode == "session":
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        result = {"wall_seconds": wall, "cpu_seconds": cpu}
+    tool.results.setdefault(mode, []).append(result)
+
+
+def median(tool: Tool, mode: str, name: str) -> float | None:
+    """Median of a figure over the repeats; None if it could not be measured."""
+    values = [result[name] for result in tool.results.get(mode, [])]
+    return statistics.median(values) if values else None
+
+
+def text_of(value: float | None, factor: float, digits: int) -> str:
+    """Return a cell; a dash for what could not be measured."""
+    return "-" if value is None else f"{value * factor:,.{digits}f}"
+
+
+def tables(tools: list[Tool]) -> str:
+    """Return the two tables, each at most 80 columns wide."""
+    first = [
+        "| tool | version | import wall, ms | CPU, ms | session wall, ms | CPU, ms |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    second = [
+        "| tool | window us | p99 us | idle CPU % | RSS MiB | bytes/window | of |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for tool in tools:
+        times = [
+            text_of(median(tool, mode, name), 1e3, 1)
+            for mode in ("import", "session")
+            for name in ("wall_seconds", "cpu_seconds")
+        ]
+        first.append(f"| {' | '.join([tool.name, tool.version, *times])} |")
+        figures = [
+            text_of(median(tool, "windows", "median_us"), 1, 2),
+            text_of(median(tool, "windows", "p99_us"), 1, 1),
+            text_of(median(tool, "idle", "cpu_ratio"), 100, 2),
+            text_of(median(tool, "memory", "resident_bytes"), 2**-20, 0),
+            text_of(median(tool, "memory", "bytes_per_window"), 1, 0),
+            f"{GROWTH_WINDOWS.get(tool.name, OTHER_GROWTH_WINDOWS):,}",
+        ]
+        second.append(f"| {' | '.join([tool.name, *figures])} |")
+    return "\n".join([*first, "", *second])
+
+
+def report(tools: list[Tool], arguments: argparse.Namespace, seed: int) -> str:
+    """Return the whole result as Markdown."""
+    facts = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in facts if "model name" in line), "unknown CPU")
+    machine = (
+        f"{cpu}, {os.cpu_count()} logical CPUs, {platform.system()} {platform.release()}, Python "
+        f"{platform.python_version()}; made-up powercap tree of four zones, no GPU; medians of "
+        f"{arguments.repeats} fresh processes in turn (seed {seed}); windows: median and p99 of "
+        f"{arguments.windows:,}; idle: {arguments.idle_seconds} s. A session is one start and stop that "
+        "writes a CSV file; its times are those of the whole process, the bare interpreter included."
+    )
+    failures = [
+        f"* {tool.name}, {mode}: {reason}" for tool in tools for mode, reason in sorted(tool.failures.items())
+    ]
+    return "\n".join(
+        [
+            "# Overhead, side by side",
+            "",
+            machine,
+            "",
+            tables(tools),
+            "",
+            *(["Not measured:", "", *failures] if failures else []),
+            "",
+        ]
+    )
+
+
+def note(text: str) -> None:
+    """Tell the progress on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="2 repeats, 3 s idle")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--windows", type=int, default=10_000)
+    parser.add_argument("--idle-seconds", type=int, default=30)
+    parser.add_argument("--tools", default=",".join(PACKAGES))
+    parser.add_argument("--venvs", type=Path, default=ROOT / "build" / "benchmark-venvs")
+    parser.add_argument("--output", type=Path, help="Markdown file; the raw figures go beside it as JSON")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.repeats, arguments.idle_seconds = 2, 3
+    return arguments
+
+
+def main() -> None:
+    """Measure every tool in turn and print the tables."""
+    arguments = parse()
+    if INSIDE not in os.environ:
+        enter_namespace()
+    arguments.venvs.mkdir(parents=True, exist_ok=True)
+    tools = [prepare(name, arguments.venvs.resolve()) for name in arguments.tools.split(",")]
+    seed = random.SystemRandom().randrange(1_000_000)
+    order = random.Random(seed)
+    counters = make_tree()
+    try:
+        plan = [(mode, 0) for _ in range(arguments.repeats) for mode in ("import", "session")]
+        plan += [("windows", arguments.windows)] * min(3, arguments.repeats)
+        plan += [("idle", arguments.idle_seconds), ("memory", -1)]
+        for done, (mode, number) in enumerate(plan):
+            for tool in order.sample(tools, len(tools)):
+                note(f"{done + 1}/{len(plan)} {mode} {tool.name}")
+                growth = GROWTH_WINDOWS.get(tool.name, OTHER_GROWTH_WINDOWS)
+                measure(tool, mode, growth if number < 0 else number)
+    finally:
+        counters.kill()
+    note("")
+    text = report(tools, arguments, seed)
+    print(text)
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(text)
+        raw = {tool.name: {"version": tool.version, **tool.results} for tool in tools}
+        arguments.output.with_suffix(".json").write_text(json.dumps(raw, indent=1))
+
+
+if __name__ == "__main__":
+    main()
