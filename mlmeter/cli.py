@@ -19,6 +19,7 @@ import click
 
 from mlmeter import __version__
 from mlmeter.errors import MLMeterError, MLMeterWarning
+from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -96,6 +97,10 @@ def run(
     from mlmeter.program import Program
 
     target = Program.of(program)
+    if (missing := target.cannot_run()) is not None:
+        reason, code = missing
+        click.echo(f"mlmeter run: {reason}", err=True)
+        sys.exit(code)
     try:
         meter = EnergyMeter(
             name or target.name,
@@ -127,7 +132,7 @@ def doctor(*, as_json: bool) -> None:
 
 @main.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--table", help="Print one table: phases, windows, window_names, domains, samples, events.")
+@click.option("--table", type=click.Choice(TABLES), help="Print one table.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write it as CSV.")
 @json_option
 def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:

@@ -3,8 +3,7 @@
     MLMeterError
     ├── ArgumentError (also ValueError)      a wrong argument, raised where it was given
     ├── BackendError
-    │   ├── BackendUnavailableError          a source of readings cannot be opened here
-    │   └── BackendStoppedError              a whole source failed while a session ran
+    │   └── BackendUnavailableError          a source of readings cannot be opened here
     ├── StateError (also RuntimeError)       a call that makes no sense now
     └── RunFileError (also ValueError)       a file of a run directory cannot be used
 
@@ -46,10 +45,6 @@ class BackendError(MLMeterError):
 
 class BackendUnavailableError(BackendError):
     """A source of readings cannot be opened on this machine."""
-
-
-class BackendStoppedError(BackendError):
-    """A source of readings failed as a whole while a session was running."""
 
 
 class StateError(MLMeterError, RuntimeError):

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
 SESSION_NAME = "(session)"
 
 
@@ -141,10 +140,8 @@ def window_names_table(recording: Recording) -> Table:
     calls = np.bincount(group, minlength=size)
     facts = _window_facts(recording)
     seconds = np.bincount(group, weights=facts["duration_seconds"][rows], minlength=size)
-    units = {
-        unit: _sum_by(group, np.nan_to_num(counts[rows]), size)
-        for unit, counts in _units_by_window(recording).items()
-    }
+    counted = {unit: counts[rows] for unit, counts in _units_by_window(recording).items()}
+    units = {unit: _sum_by(group, np.nan_to_num(counts), size) for unit, counts in counted.items()}
     bounds = [resolution.share_bounds((label == number) & outermost) for number in labels]
     blocks = []
     for domain, kind, energies in resolution.by_domain("inclusive"):
@@ -171,7 +168,7 @@ def window_names_table(recording: Recording) -> Table:
                 "provenance": _first_of_group(energies["provenance"][rows], group, size),
                 "mean_energy_joules": _ratio(sums["energy_joules"], calls),
                 "mean_power_watts": _ratio(sums["energy_joules"], seconds),
-                **_unit_columns(sums["energy_joules"], units),
+                **_pooled_unit_columns(energies["energy_joules"][rows], counted, units, group),
             }
         )
     return _join("window_names", blocks)
@@ -360,6 +357,21 @@ def _unit_columns(
     for unit, counts in units.items():
         columns[unit] = np.where(counts > 0, counts, np.nan)
         columns[f"joules_per_{singular(unit)}"] = _ratio(joules, counts)
+    return columns
+
+
+def _pooled_unit_columns(
+    joules: NDArray[np.float64],
+    counted: dict[str, NDArray[np.float64]],
+    units: dict[str, NDArray[np.float64]],
+    group: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Pooled energy of the windows that counted a unit, over their pooled count."""
+    columns = {}
+    for unit, counts in units.items():
+        with_unit = np.where(np.isnan(counted[unit]), 0.0, joules)
+        columns[unit] = np.where(counts > 0, counts, np.nan)
+        columns[f"joules_per_{singular(unit)}"] = _ratio(_sum_by(group, with_unit, len(counts)), counts)
     return columns
 
 

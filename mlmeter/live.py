@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
@@ -182,7 +185,7 @@ class LiveSession:
     def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
         self.remark(kind, text)
         try:
-            warnings.warn(text, category, stacklevel=4)
+            warnings.warn(text, category, stacklevel=_frames_of_ours() + 1)
         except MLMeterWarning:
             # Where warnings are errors, the metered program must still run; the event tells.
             logger.warning(text)
@@ -270,6 +273,16 @@ class LiveSession:
         """In a forked child: stop recording; the parent goes on and counts the child's energy."""
         self.running = False
         self.edge = None
+
+
+def _frames_of_ours() -> int:
+    """Number of frames between the caller and the metered program."""
+    package = str(Path(__file__).parent)
+    frame: FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def _since(rows: Rows, start_ns: int) -> Rows:

@@ -143,7 +143,7 @@ class Event:
     Attributes:
         time_seconds: seconds since the session started.
         kind: one word: ``reset``, ``gap``, ``lost``, ``stuck``, ``unavailable``,
-            ``estimate``, ``window``, ``sampler``, ``limits``, ``output``.
+            ``estimate``, ``note`` or ``window``.
         domain: name of the domain concerned, or None.
         message: one sentence for people.
     """

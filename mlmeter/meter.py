@@ -39,6 +39,17 @@ _default: EnergyMeter | None = None
 _default_lock = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    """Let the parent go on alone: it counts what its children use, and writes its own files."""
+    for meter in _running:
+        meter.recorder.forget_after_fork()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class WindowMethods:
     """Opens windows; shared by `EnergyMeter` and the functions of the module `mlmeter`."""
 
@@ -164,7 +175,7 @@ class EnergyMeter(WindowMethods):
 
     @property
     def recorder(self) -> LiveSession:
-        """The recorder of the next window."""
+        """What records the next window."""
         return self._live
 
     @property
@@ -174,7 +185,7 @@ class EnergyMeter(WindowMethods):
 
     @property
     def session(self) -> Session:
-        """The result: a snapshot while the meter runs, final after it has stopped.
+        """Result of the run; a snapshot while the meter runs, final after it has stopped.
 
         Raises:
             StateError: the meter was never started.

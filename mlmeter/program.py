@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import shutil
 import signal
@@ -39,7 +38,7 @@ class Program:
     def of(cls, command: tuple[str, ...]) -> Program:
         """Find out whether `command` is a script for the Python that runs now."""
         first, *rest = command
-        if first.endswith(".py") and Path(first).is_file() and not os.access(first, os.X_OK):
+        if first.endswith(".py") and Path(first).is_file():
             return cls(command, script=first, arguments=tuple(rest))
         if not _is_this_python(first) or not rest:
             return cls(command)
@@ -55,6 +54,17 @@ class Program:
         """Name of the run."""
         return Path(self.script).stem if self.script else self.module or Path(self.command[0]).name
 
+    def cannot_run(self) -> tuple[str, int] | None:
+        """Return why the program cannot be started and the shell's code for it; None if it can."""
+        name = self.command[0]
+        if self.script is not None and not Path(self.script).exists():
+            return f"can't open file {self.script!r}: no such file", 2
+        if self.script is not None or self.module is not None or shutil.which(name) is not None:
+            return None
+        if Path(name).exists():
+            return f"{name}: Permission denied", NOT_EXECUTABLE
+        return f"{name}: command not found", NOT_FOUND
+
     def run(self) -> int:
         """Run the program to its end and return its exit code."""
         if self.script is not None or self.module is not None:
@@ -69,8 +79,6 @@ class Program:
                 sys.path.insert(0, str(Path.cwd()))
                 runpy.run_module(self.module, run_name="__main__", alter_sys=True)
             elif self.script is not None:
-                if not Path(self.script).exists():
-                    return _complain(f"can't open file {self.script!r}: no such file", 2)
                 sys.path.insert(0, str(Path(self.script).resolve().parent))
                 runpy.run_path(self.script, run_name="__main__")
         except SystemExit as stop:
@@ -86,10 +94,9 @@ class Program:
     def _run_child(self) -> int:
         try:
             child = subprocess.Popen(self.command)
-        except FileNotFoundError:
-            return _complain(f"{self.command[0]}: command not found", NOT_FOUND)
         except OSError as error:
-            return _complain(f"{self.command[0]}: {error.strerror}", NOT_EXECUTABLE)
+            print(f"mlmeter run: {self.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201  # as a shell
+            return NOT_EXECUTABLE
         while True:
             try:
                 code = child.wait()
@@ -129,8 +136,3 @@ def _print_traceback() -> None:
 
 def _is_ours(filename: str) -> bool:
     return filename == __file__ or "runpy" in filename
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"mlmeter run: {text}", file=sys.stderr)  # noqa: T201  # a command's own message
-    return code

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SESSION_ROW = 0
 TOTAL = "total"
+TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
 
 
 @dataclass(frozen=True, slots=True)

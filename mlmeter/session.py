@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import KINDS, Energy
-from mlmeter.recording import SESSION_ROW, TOTAL, Recording
+from mlmeter.recording import SESSION_ROW, TABLES, TOTAL, Recording
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,6 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
-        from mlmeter.frame import TABLES
         from mlmeter.report.csv_tables import replacing
 
         tables = {
@@ -173,7 +172,7 @@ class Session:
         return Path(directory)
 
     def _table(self, name: str) -> Any:
-        from mlmeter.frame import TABLES, build_table
+        from mlmeter.frame import build_table
 
         if name not in TABLES:
             raise ArgumentError(f"table={name!r}: expected one of {', '.join(TABLES)}")

@@ -191,7 +191,10 @@ class Window:
         from mlmeter.decorate import metered
 
         origin, phase, given = self._origin, self.phase or None, self._given or {}
-        name = self.name if self._named else getattr(function, "__name__", self.name)
+        plain = getattr(function, "__func__", function)
+        # ``Model.predict`` rather than ``predict``, without the function that it was defined in.
+        own_name = getattr(plain, "__qualname__", self.name).rpartition("<locals>.")[2]
+        name = self.name if self._named else own_name
         rules = {unit: count for unit, count in given.items() if callable(count)}
         fixed = {unit: count for unit, count in given.items() if not callable(count)}
         check_units(fixed)

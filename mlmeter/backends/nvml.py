@@ -93,7 +93,7 @@ class _Timing(NamedTuple):
 
 
 # By NVML's architecture number, as found on more than 70 boards (JimZeyuYang/GPU_Power_Benchmark,
-# arXiv 2312.02741). First guesses: the sampler measures the period.
+# arXiv 2312.02741). First guesses: drivers differ.
 _TIMINGS = {
     4: _Timing(0.02, 0.01, 0.01),  # Pascal
     5: _Timing(0.02, 0.01, 0.01),  # Volta

@@ -88,7 +88,7 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     unavailable: list[Unavailable] = []
     notes: list[str] = []
     metered: set[str] = set()
-    for item in backend_names() if selection is None else selection:
+    for item in _probe_order() if selection is None else selection:
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
         if (
             selection is None
@@ -110,6 +110,12 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
         unavailable.extend(getattr(backend, "unreadable", ()))
         notes.extend(getattr(backend, "notes", ()))
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
+
+
+def _probe_order() -> tuple[str, ...]:
+    """All names, estimates last: what somebody else's backend measures needs no estimate."""
+    estimates = {builtin.name for builtin in BUILTINS if builtin.estimates}
+    return tuple(sorted(backend_names(), key=estimates.__contains__))
 
 
 def _entry_points() -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from mlmeter.energy.counters import Rows
 from mlmeter.errors import RunFileError
-from mlmeter.frame import TABLES, build_table
+from mlmeter.frame import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
-from mlmeter.recording import Recording, Run
+from mlmeter.recording import TABLES, Recording, Run
 from mlmeter.report.csv_tables import replacing, write_table
 from mlmeter.report.runs_file import append_run
 from mlmeter.window_log import Label, WindowRecords

@@ -194,13 +194,20 @@ def test_report_shows_the_latest_run(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text().startswith("session,window,parent")
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], ["."], [".", "--table", "nothing"]])
+@pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
 def test_report_of_nothing_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
     """What cannot be read is told in a line, not in a traceback."""
     result = mlmeter_command("report", *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("Error: ")
+
+
+def test_unknown_table_is_wrong_usage(tmp_path: Path) -> None:
+    """The message names the tables."""
+    result = mlmeter_command("report", ".", "--table", "phase", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "window_names" in result.stderr
 
 
 def test_demo_trains_serves_and_reports(tmp_path: Path) -> None:

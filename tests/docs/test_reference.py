@@ -13,7 +13,7 @@ import pytest
 import mlmeter
 from mlmeter import cli, errors
 from mlmeter.energy.columns import ENERGY_COLUMNS
-from mlmeter.frame import TABLES
+from mlmeter.recording import TABLES
 from mlmeter.report.runs_file import run_row
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter

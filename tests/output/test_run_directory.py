@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import mlmeter
 from mlmeter.errors import RunFileError
-from mlmeter.frame import TABLES
+from mlmeter.recording import TABLES
 from mlmeter.report.run_directory import write_run
 from mlmeter.report.runs_file import append_run
 from mlmeter.session import Session

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mlmeter.errors import ArgumentError
-from mlmeter.frame import TABLES, build_table, singular
+from mlmeter.frame import build_table, singular
+from mlmeter.recording import TABLES
 from mlmeter.session import Session
 
 ENERGY = [

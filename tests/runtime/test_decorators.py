@@ -131,7 +131,12 @@ def test_method_classmethod_and_staticmethod(clock: FakeClock, meter: EnergyMete
         assert Model.made() is Model
         assert Model.outside() is Model
         assert Model.static(4) == 4
-    assert [name for name, _, _ in rows(meter)] == ["plain", "made", "outside", "static"]
+    assert [name for name, _, _ in rows(meter)] == [
+        "Model.plain",
+        "Model.made",
+        "Model.outside",
+        "Model.static",
+    ]
 
 
 def test_coroutine_function_is_metered_to_its_end(clock: FakeClock, meter: EnergyMeter) -> None:

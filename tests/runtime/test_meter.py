@@ -442,3 +442,46 @@ def test_public_names_are_what_is_documented() -> None:
         assert getattr(mlmeter, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Tracker'"):
         _ = mlmeter.Tracker
+
+
+def test_forked_child_leaves_the_session_to_its_parent(tmp_path: Path) -> None:
+    """A child that exits normally writes no second row of the parent's run."""
+    code = (
+        "import os, sys, mlmeter\n"
+        "with mlmeter.inference('parent'):\n    pass\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    with mlmeter.inference('child'):\n        pass\n"
+        "    sys.exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    root = str(Path(mlmeter.__file__).parent.parent)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True,
+        timeout=60,
+        env={"PYTHONPATH": root, "MLMETER_OUTPUT_DIR": str(tmp_path)},
+    )
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 2
+    (windows,) = tmp_path.glob("*/windows.csv")
+    assert "child" not in windows.read_text()
+
+
+def test_warning_points_at_the_users_line(clock: FakeClock) -> None:
+    """The warning of an estimate names the file that opened the session."""
+    domain = {"provenance": "estimated", "update_period_seconds": 0.01, "cheap_read": False}
+    with pytest.warns(EstimateWarning) as caught:
+        fake_meter(FakeBackend.with_power(clock, 100, **domain), clock=clock).start().stop()
+    assert caught[0].filename == __file__
+
+
+def test_units_are_pooled_over_the_windows_that_count_them(clock: FakeClock, meter: EnergyMeter) -> None:
+    """Windows of the same name that count nothing do not raise the joules per unit of the others."""
+    with meter:
+        with meter.window("predict", images=1):
+            clock.advance(1)
+        with meter.window("predict"):
+            clock.advance(9)
+    row = meter.session.window_names().iloc[0]
+    assert row["energy_joules"] == pytest.approx(1000, rel=1e-2)
+    assert row["joules_per_image"] == pytest.approx(100, rel=1e-2)
