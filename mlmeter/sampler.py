@@ -21,9 +21,11 @@ from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sources import FIRST_RETRY_SECONDS, POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
-# Share of one core that locating refreshes after window edges may take, and its savings at most.
+# Share of one core that looking after window edges may take, and its savings at most.
 LOCATE_CPU_RATIO = 0.004
 LOCATE_CPU_SAVED_NS = 3_000_000
+# With less saved, one look replaces the search for the refresh.
+LOCATE_CPU_NEEDED_NS = 1_000_000
 LOCATE_STEP_SECONDS = 0.00015
 LOCATE_PERIODS = 2
 LAST_RETRY_SECONDS = 60.0
@@ -75,7 +77,7 @@ class Sampler:
         self._edge_interval_ns = 0
         self._next_edge_ns = 0
         self._edge_ns = 0
-        self._locate_credit_ns = 0
+        self._locate_credit_ns = LOCATE_CPU_SAVED_NS
         self._thread: threading.Thread | None = None
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
@@ -206,8 +208,9 @@ class Sampler:
     def locate(self) -> None:
         """After a window edge, catch the next refresh of the cheap counters in a narrow bracket.
 
-        It tells how much of the last update period belongs to each side of the edge. Given
-        up when the thread wakes too late or the CPU time saved for it is used up.
+        It tells how much of the last update period belongs to each side of the edge. With little
+        CPU time saved, or a thread that wakes too late, one read after the refresh has to do:
+        its bracket is wide, but what lies behind the edge is known as well.
         """
         edge_ns, self._edge_ns = self._edge_ns, 0
         if not edge_ns or not self._cheap:
@@ -215,19 +218,25 @@ class Sampler:
         started_ns = time.thread_time_ns()
         horizon_ns = edge_ns + LOCATE_PERIODS * self._edge_interval_ns
         waiter = threading.Event()
+        if self._locate_credit_ns < LOCATE_CPU_NEEDED_NS:
+            self.clock.wait(waiter, (horizon_ns - self._now_ns()) * 1e-9)
         for source in self._cheap:
-            first: dict[int, int] = {}
-            waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
-            while waiting and self._now_ns() < horizon_ns:
-                for item in self._read(source):
-                    if isinstance(item, Reading) and item.value != first.setdefault(
-                        item.position, item.value
-                    ):
-                        waiting.discard(item.position)
-                self.clock.wait(waiter, LOCATE_STEP_SECONDS)
+            self._read_until_refreshed(source, horizon_ns, waiter)
         used_ns = time.thread_time_ns() - started_ns
         self._locate_credit_ns -= used_ns
         self._cpu_ns += used_ns
+
+    def _read_until_refreshed(self, source: Source, horizon_ns: int, waiter: threading.Event) -> None:
+        """Read a source until all its counters have changed or the time is over; at least once."""
+        first: dict[int, int] = {}
+        waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
+        while waiting:
+            for item in self._read(source):
+                if isinstance(item, Reading) and item.value != first.setdefault(item.position, item.value):
+                    waiting.discard(item.position)
+            if self._now_ns() >= horizon_ns:
+                return
+            self.clock.wait(waiter, LOCATE_STEP_SECONDS)
 
     def _run(self, generation: int) -> None:
         deadline_ns = self._now_ns() + self._period_ns

@@ -276,7 +276,7 @@ def _drop_mirrors(opened: dict[Zone, _Counter], now_ns: Callable[[], int], notes
     packages = [zone for zone in opened if zone.word == "package"]
     for index, zone in enumerate(packages):
         for first in packages[:index]:
-            if first.package != zone.package or first not in opened:
+            if first.package != zone.package or first not in opened or zone not in opened:
                 continue
             if _same_counter(opened[first], opened[zone], now_ns):
                 notes.append(f"rapl: {zone.name} shows the counter of {first.name} again and is not metered")

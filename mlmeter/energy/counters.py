@@ -89,7 +89,7 @@ class CounterRows:
         self.readings += 1
         self._end_of_failures(reading)
         if last is None:
-            self._append(reading.end_ns - self._longest_period_ns, reading.end_ns, 0)
+            self._append(reading.begin_ns - self._longest_period_ns, reading.end_ns, 0)
         elif reading.value == last.value:
             self._unchanged(reading)
         else:
@@ -141,7 +141,8 @@ class CounterRows:
         )
         after = last.begin_ns
         if self._trusted:
-            after = max(after, reading.end_ns - self._longest_period_ns)
+            # The value is that of some instant of the read, which can have been interrupted.
+            after = max(after, reading.begin_ns - self._longest_period_ns)
         if self._wraps_unknown(reading.end_ns - last.end_ns):
             self._lose(last, reading, "gap", "was not read for longer than it takes to wrap")
             step = 0

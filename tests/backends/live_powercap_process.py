@@ -13,6 +13,8 @@ import sys
 import time
 
 FEMTOJOULES_PER_MICROJOULE = 1_000_000_000
+# Refreshes farther apart than so many periods are logged.
+LATE_PERIODS = 1.2
 # All digits below 10^8 lie in one aligned word of 8 bytes, so a reader never sees half a number there.
 DIGITS = 16
 
@@ -66,7 +68,7 @@ class Counter:
 def run(setup):
     """Update all counters at absolute deadlines until the input ends."""
     counters = {name: Counter(*setup["counters"][name]) for name in setup["counters"]}
-    largest_gap_ns, gap_fd = 0, os.open(setup["gap_path"], os.O_WRONLY)
+    late_fd = os.open(setup["late_path"], os.O_WRONLY | os.O_APPEND)
     period_ns = setup["period_ns"]
     os.set_blocking(0, False)
     last_ns = deadline_ns = time.perf_counter_ns()
@@ -80,9 +82,8 @@ def run(setup):
             os.write(1, b"ready\n")
             first = False
         written_ns = time.perf_counter_ns()
-        if written_ns - last_ns > largest_gap_ns:
-            largest_gap_ns = written_ns - last_ns
-            os.pwrite(gap_fd, b"%0*d\n" % (DIGITS, largest_gap_ns), 0)
+        if written_ns - last_ns > LATE_PERIODS * period_ns:
+            os.write(late_fd, b"%d %d\n" % (last_ns, written_ns))
         last_ns = now_ns
         try:
             received = os.read(0, 65536)

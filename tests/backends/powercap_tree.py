@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.backends import live_powercap_process
-from tests.backends.live_powercap_process import Schedule
+from tests.backends.live_powercap_process import LATE_PERIODS, Schedule
 
 INTEL_RANGE = 262143328850
 AMD_RANGE = 65532610987
@@ -255,8 +255,8 @@ class LivePowercapTree:
             [Zone(label, name, text, range_uj, limit_uw, 0o644) for label, name in zones.values()],
         )
         self.root = self.tree.class_root
-        self._gap_path = directory / "largest_gap_ns"
-        self._gap_path.write_text("0")
+        self._late_path = directory / "late_refreshes"
+        self._late_path.touch()
         self._process: subprocess.Popen[bytes] | None = None
         self._power = {
             zone: watts if isinstance(watts, SquareWave) else SquareWave(watts, watts, 1.0)
@@ -276,7 +276,7 @@ class LivePowercapTree:
                 zone: (str(path), self.modulus_microjoules, self._first_microjoules, pieces[zone])
                 for zone, path in self._files.items()
             },
-            "gap_path": str(self._gap_path),
+            "late_path": str(self._late_path),
             "period_ns": self._period_ns,
         }
         command = [sys.executable, "-I", "-S", str(live_powercap_process.__file__)]
@@ -311,7 +311,13 @@ class LivePowercapTree:
     @property
     def largest_update_gap_seconds(self) -> float:
         """Longest time between two refreshes so far: what the machine's load did to the counters."""
-        return int(self._gap_path.read_text()) / 1e9
+        gaps_ns = [end - begin for begin, end in self.late_refreshes()]
+        return max(gaps_ns, default=LATE_PERIODS * self._period_ns) / 1e9
+
+    def late_refreshes(self) -> list[tuple[int, int]]:
+        """Return begin and end of the times longer than `LATE_PERIODS` without a refresh."""
+        lines = self._late_path.read_text().splitlines()
+        return [(int(begin), int(end)) for begin, end in map(str.split, lines)]
 
     def true_joules(self, begin_ns: int, end_ns: int, zone: str) -> float:
         """Return the exact energy of a domain between two times of `time.perf_counter_ns`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
@@ -12,82 +12,117 @@ from mlmeter.backends.rapl import RaplBackend
 from tests.backends.powercap_tree import LivePowercapTree
 
 MODULUS_MICROJOULES = 30_000_000
+# The meter takes twice the limit as the most that can be drawn: no stall of 0.1 s hides a wrap.
+LIMIT_WATTS = 150
 PACKAGE = "package-0"
-# Counters that stand still for longer are not those that the claim is about.
-LONGEST_GAP_SECONDS = 0.0018
-TRIES = 6
+WINDOWS_PER_PHASE = 20
+MOST_PAIRS = 200
 # Long enough for the order to reach the process that writes the counters.
 LEAD_NS = 4_000_000
+# What the machine may do to a window of which two per cent are claimed: open it late after
+# the change of power, or leave the counters unrefreshed for long near one of its edges.
+LATEST_START_NS = 400_000
+LONGEST_GAP_NS = 1_800_000
+NEAR_NS = 3_000_000
 
 
-def change_power(tree: LivePowercapTree, watts: float) -> None:
-    """Let the package draw so much from now on; returns at the instant of the change."""
-    at_ns = time.perf_counter_ns() + LEAD_NS
-    tree.set_watts(PACKAGE, watts, at_ns=at_ns)
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One window's package: what was metered and what was used, in joules."""
+
+    phase: str
+    energy: float
+    low: float
+    high: float
+    true: float
+    calm: bool
+
+
+Run = tuple[EnergyMeter, LivePowercapTree, list[Truth]]
+
+
+def change_power(tree: LivePowercapTree, watts: float) -> int:
+    """Let the package draw so much from now on; return the instant of the change, just past."""
+    at_ns = tree.set_watts(PACKAGE, watts, at_ns=time.perf_counter_ns() + LEAD_NS)
     while time.perf_counter_ns() < at_ns:
         pass
+    return at_ns
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[EnergyMeter, LivePowercapTree]:
-    """The first run that nothing disturbed, else the last of several.
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Meter 0.1 s windows, 210 W training and 10 W inference in turn, until enough were calm.
 
-    Other programs on the machine can delay the refreshes of the file or the sampler's look at
-    them by milliseconds; that can only make a run worse, so one good run shows what the meter
-    does. What must hold in spite of delays is tested on whatever run this is.
+    Other programs can delay the refreshes of the counters, or this one between its change of
+    power and its window. Whether they did is told by time stamps, never by the meter's result;
+    a machine so busy that most windows are disturbed fails the test.
     """
-    for _ in range(TRIES):
-        meter, tree = metered_run(tmp_path_factory.mktemp("powercap"))
-        if tree.largest_update_gap_seconds <= LONGEST_GAP_SECONDS and worst_error(meter, tree) <= 0.02:
-            break
-    return meter, tree
-
-
-def worst_error(meter: EnergyMeter, tree: LivePowercapTree) -> float:
-    """Largest relative error of a window."""
-    return max(abs(energy / truth - 1) for _, energy, _, _, truth in truths(meter, tree))
-
-
-def metered_run(folder: Path) -> tuple[EnergyMeter, LivePowercapTree]:
-    """Meter forty 0.1 s windows, 210 W training and 10 W inference in turn."""
+    changes: list[int] = []
+    lateness_ns: list[int] = []
     power = {PACKAGE: 10.0, "core-0": 50.0, "dram-0": 5.0}
-    with LivePowercapTree(folder, power, modulus_microjoules=MODULUS_MICROJOULES) as tree:
+    folder = tmp_path_factory.mktemp("powercap")
+    with LivePowercapTree(
+        folder, power, modulus_microjoules=MODULUS_MICROJOULES, limit_watts=LIMIT_WATTS
+    ) as tree:
         with EnergyMeter(backends=[RaplBackend(tree.root)]) as meter:
-            for _ in range(20):
+            for pair in range(MOST_PAIRS):
                 for watts, phase in ((210, "training"), (10, "inference")):
-                    change_power(tree, watts)
+                    changes.append(change_power(tree, watts))
                     with meter.window(phase, phase=phase):
+                        lateness_ns.append(time.perf_counter_ns() - changes[-1])
                         time.sleep(0.1)
-    return meter, tree
+                if pair + 1 >= WINDOWS_PER_PHASE and enough(calm_windows(tree, changes, lateness_ns)):
+                    break
+    return meter, tree, truths(meter, tree, calm_windows(tree, changes, lateness_ns))
 
 
-def truths(meter: EnergyMeter, tree: LivePowercapTree) -> list[tuple[str, float, float, float, float]]:
-    """Phase, metered energy, its interval, and true energy of each window's package."""
+def enough(calm: list[bool]) -> bool:
+    """Training and inference alternate."""
+    return min(sum(calm[0::2]), sum(calm[1::2])) >= WINDOWS_PER_PHASE
+
+
+def calm_windows(tree: LivePowercapTree, changes: list[int], lateness_ns: list[int]) -> list[bool]:
+    """Tell of each window whether the machine let it be what the test meant it to be."""
+    gaps = [(begin, end) for begin, end in tree.late_refreshes() if end - begin > LONGEST_GAP_NS]
+    edges = [(at, at + 100_000_000) for at in changes]
+    return [
+        late <= LATEST_START_NS
+        and not any(abs(edge - at) <= NEAR_NS for gap in gaps for at in gap for edge in window)
+        for window, late in zip(edges, lateness_ns, strict=True)
+    ]
+
+
+def truths(meter: EnergyMeter, tree: LivePowercapTree, calm: list[bool]) -> list[Truth]:
     frame = meter.session.windows()
     rows = frame[(frame["domain"] == PACKAGE) & (frame["scope"] == "inclusive") & (frame["window"] > 0)]
     records = meter.session.recording.windows
     times = zip(records.starts_ns, records.ends_ns, strict=True)
+    energies = zip(rows["phase"], rows["energy_joules"], rows["low_joules"], rows["high_joules"], strict=True)
     return [
-        (row.phase, row.energy_joules, row.low_joules, row.high_joules, tree.true_joules(start, end, PACKAGE))
-        for row, (start, end) in zip(rows.itertuples(), times, strict=True)
+        Truth(*energy, tree.true_joules(start, end, PACKAGE), is_calm)
+        for energy, (start, end), is_calm in zip(energies, times, calm, strict=True)
     ]
 
 
-def test_every_window_is_within_two_percent(run: tuple[EnergyMeter, LivePowercapTree]) -> None:
+def test_every_window_is_within_two_percent(run: Run) -> None:
     """0.1 s windows are right to 2 %, also at 10 W just after 210 W."""
-    assert worst_error(*run) <= 0.02
+    errors = [abs(window.energy / window.true - 1) for window in run[2] if window.calm]
+    assert len(errors) >= 2 * WINDOWS_PER_PHASE, "this machine was too busy to tell"
+    assert max(errors) <= 0.02
 
 
-def test_phase_sums_are_within_half_a_percent(run: tuple[EnergyMeter, LivePowercapTree]) -> None:
+def test_phase_sums_are_within_half_a_percent(run: Run) -> None:
     """The energy of all windows of a phase is right to 0.5 %."""
     for phase in ("training", "inference"):
-        rows = [(energy, truth) for label, energy, _, _, truth in truths(*run) if label == phase]
-        assert sum(energy for energy, _ in rows) == pytest.approx(sum(t for _, t in rows), rel=0.005)
+        windows = [window for window in run[2] if window.phase == phase and window.calm]
+        assert len(windows) >= WINDOWS_PER_PHASE, "this machine was too busy to tell"
+        energy = sum(window.energy for window in windows)
+        assert energy == pytest.approx(sum(window.true for window in windows), rel=0.005)
 
 
-def test_the_session_is_right_through_ten_wraps(run: tuple[EnergyMeter, LivePowercapTree]) -> None:
+def test_the_session_is_right_through_ten_wraps(run: Run) -> None:
     """Package and DRAM are right to 0.2 % although the package's counter wrapped at least ten times."""
-    meter, tree = run
+    meter, tree, _ = run
     record = meter.session.recording.run
     package, dram = (tree.true_joules(record.start_ns, record.end_ns, zone) for zone in (PACKAGE, "dram-0"))
     assert package / (MODULUS_MICROJOULES * 1e-6) >= 10
@@ -96,9 +131,9 @@ def test_the_session_is_right_through_ten_wraps(run: tuple[EnergyMeter, LivePowe
     assert meter.session.domains()["resets"].sum() == 0
 
 
-def test_interval_holds_the_truth(run: tuple[EnergyMeter, LivePowercapTree]) -> None:
+def test_interval_holds_the_truth(run: Run) -> None:
     """The hard bounds of every window hold unless the machine itself delayed the counters."""
-    meter, tree = run
-    slack_seconds = max(0.0, tree.largest_update_gap_seconds - 0.0012)
-    for _, _, low, high, truth in truths(meter, tree):
-        assert low - 210 * slack_seconds <= truth <= high + 210 * slack_seconds
+    _, tree, windows = run
+    slack_joules = 210 * max(0.0, tree.largest_update_gap_seconds - 0.0012)
+    for window in windows:
+        assert window.low - slack_joules <= window.true <= window.high + slack_joules

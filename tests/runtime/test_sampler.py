@@ -196,10 +196,27 @@ def test_locate_gives_up_without_credit(clock: FakeClock) -> None:
     sampler = Sampler(clock, threaded=False)
     sampler.subscribe([source_of(backend)])
     clock.advance(0.01)
+    sampler._locate_credit_ns = 0
     sampler.edge()
     reads = backend.reads
     sampler.locate()
     assert backend.reads == reads
+
+
+def test_locate_looks_once_with_little_credit(clock: FakeClock) -> None:
+    """With little CPU time saved, one read two periods after the edge has to do."""
+    backend = FakeBackend.with_power(clock, watts=100)
+    sampler = Sampler(clock, threaded=False)
+    source = source_of(backend)
+    sampler.subscribe([source])
+    clock.advance(0.01)
+    sampler._locate_credit_ns = 500_000
+    sampler.edge()
+    reads, edge_ns = backend.reads, clock.now_ns()
+    sampler.locate()
+    assert backend.reads == reads + 1
+    ((domain, rows),) = sampler.snapshot([source])
+    assert rows.before_ns[-1] - edge_ns == pytest.approx(2e9 * domain.update_period_seconds)
 
 
 def test_thread_starts_with_the_first_meter_and_ends_with_the_last() -> None:
