@@ -8,6 +8,7 @@ command could not do its work; 2 wrong usage; 3 nothing could be measured and
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
+    from mlmeter.session import Session
 
 OUTPUT_DIR = "mlmeter-runs"
 NOT_MEASURED = 3
@@ -110,8 +112,12 @@ def run(
         )
     except MLMeterError as error:
         raise click.UsageError(str(error)) from error
+    process = os.getpid()
     with meter:
         code = target.run()
+    if os.getpid() != process:
+        # A child that the script forked has come to its end: the run is its parent's.
+        sys.exit(code)
     if not quiet:
         where = meter.run_directory or "not written: see the log"
         click.echo(f"\n{meter.session.summary()}\n\nrun directory: {where}", err=True)
@@ -133,7 +139,12 @@ def doctor(*, as_json: bool) -> None:
 @main.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--table", type=click.Choice(TABLES), help="Print one table.")
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write it as CSV.")
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write it as CSV; - for standard output.",
+)
 @json_option
 def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
@@ -143,8 +154,7 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
     try:
         session = load(_latest_run(run_path))
         if csv_path is not None:
-            session.to_csv(csv_path, table or "phases")
-            click.echo(f"wrote {csv_path}", err=True)
+            _write_csv(session, csv_path, table or "phases")
         elif as_json:
             click.echo(session.to_json())
         elif table is not None:
@@ -164,6 +174,14 @@ def _latest_run(path: Path) -> Path:
         return path
     click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
     return runs[-1]
+
+
+def _write_csv(session: Session, path: Path, table: str) -> None:
+    if str(path) == "-":
+        session.to_csv(sys.stdout, table)
+        return
+    session.to_csv(path, table)
+    click.echo(f"wrote {path}", err=True)
 
 
 def _check_measured(total: Energy, *, required: bool) -> None:

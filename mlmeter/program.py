@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,10 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 INTERRUPTED = 128 + signal.SIGINT
 SIGNALLED = 128
+# Signals to `mlmeter run` are meant for the program that it runs.
+FORWARDED = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +78,21 @@ class Program:
     def _run_here(self) -> int:
         """Run as ``__main__``, the way `python` does, with this process' meter around it."""
         sys.argv = [self.script or self.module or "", *self.arguments]
+        _end_in_order_when_terminated()
         try:
             if self.module is not None:
                 sys.path.insert(0, str(Path.cwd()))
                 runpy.run_module(self.module, run_name="__main__", alter_sys=True)
             elif self.script is not None:
                 sys.path.insert(0, str(Path(self.script).resolve().parent))
-                runpy.run_path(self.script, run_name="__main__")
+                runpy.run_path(str(Path(self.script).absolute()), run_name="__main__")
         except SystemExit as stop:
             return _exit_code(stop.code)
         except KeyboardInterrupt:
-            _print_traceback()
+            _show_exception()
             return INTERRUPTED
         except BaseException:
-            _print_traceback()
+            _show_exception()
             return 1
         return 0
 
@@ -97,6 +102,8 @@ class Program:
         except OSError as error:
             print(f"mlmeter run: {self.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201  # as a shell
             return NOT_EXECUTABLE
+        for number in FORWARDED:
+            signal.signal(number, lambda number, _frame: child.send_signal(number))
         while True:
             try:
                 code = child.wait()
@@ -126,12 +133,30 @@ def _exit_code(code: object) -> int:
     return 1
 
 
-def _print_traceback() -> None:
-    """Print the exception as `python` would: from the program's first frame on."""
+def _end_in_order_when_terminated() -> None:
+    """Let SIGTERM unwind the program, so that its run is written; it may set a handler of its own."""
+
+    def terminate(number: int, _frame: object) -> None:
+        raise SystemExit(SIGNALLED + number)
+
+    signal.signal(signal.SIGTERM, terminate)
+    # Workers that the program forks die of the signal as they would without the meter.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _restore(terminate))
+
+
+def _restore(handler: object) -> None:
+    if signal.getsignal(signal.SIGTERM) is handler:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _show_exception() -> None:
+    """Hand the exception to the program's hook, as `python` would: from the program's first frame on."""
     kind, error, trace = sys.exc_info()
     while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    traceback.print_exception(kind, error, trace)
+    if kind is not None and error is not None:
+        sys.excepthook(kind, error.with_traceback(trace), trace)
 
 
 def _is_ours(filename: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import KINDS, Energy
@@ -115,11 +115,11 @@ class Session:
 
         return summary_text(self._recording)
 
-    def to_csv(self, path: str | os.PathLike[str], table: str = "phases") -> None:
+    def to_csv(self, path: str | os.PathLike[str] | IO[str], table: str = "phases") -> None:
         """Write one table as CSV; an absent number is an empty cell.
 
         Args:
-            path: file to write; replaced only when the new one is complete.
+            path: file to write, replaced only when the new one is complete; or an open text file.
             table: ``"phases"``, ``"windows"``, ``"window_names"``, ``"domains"``, ``"samples"``
                 or ``"events"``.
 

@@ -15,16 +15,19 @@ from mlmeter.frame import Table
 EXECUTABLE_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_table(table: Table, path: str | os.PathLike[str]) -> None:
+def write_table(table: Table, target: str | os.PathLike[str] | IO[str]) -> None:
     """Write one table as CSV (UTF-8, header, comma); an absent number is an empty cell.
 
     Raises:
         OSError: the file cannot be written.
     """
-    with replacing(Path(path)) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(map(cells, table.rows()))
+    if isinstance(target, str | os.PathLike):
+        with replacing(Path(target)) as file:
+            write_table(table, file)
+        return
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(map(cells, table.rows()))
 
 
 def cells(row: tuple[Any, ...]) -> list[str]:
@@ -48,10 +51,17 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a new file that takes the place of `path` only when it has been written whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Open a new file that takes the place of `path` only when it has been written whole.
+
+    A device or a pipe is written to as it is.
+    """
     opener: Callable[..., IO[Any]] = open
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    if path.exists() and not path.is_file():
+        with opener(path, mode, **text) as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with opener(temporary, mode, **text) as file:
             yield file

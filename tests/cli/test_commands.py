@@ -117,6 +117,51 @@ def test_module_is_run(tmp_path: Path) -> None:
     assert "w" in {row["name"] for row in window_rows(tmp_path)}
 
 
+def test_script_knows_its_absolute_path(tmp_path: Path) -> None:
+    """`__file__` is absolute, as `python` makes it, also for a script given by its name."""
+    (tmp_path / "tool.py").write_text("print(__file__)\n")
+    result = mlmeter_command("run", "--quiet", "--", "tool.py", cwd=tmp_path)
+    assert result.stdout == f"{tmp_path / 'tool.py'}\n"
+
+
+def test_excepthook_of_the_script_is_asked(tmp_path: Path) -> None:
+    """A hook for uncaught exceptions, such as an error reporter's, sees them."""
+    text = "import sys\nsys.excepthook = lambda *error: print('hook', error[0].__name__)\n1 / 0\n"
+    result = metered(tmp_path, text)
+    assert (result.returncode, result.stdout) == (1, "hook ZeroDivisionError\n")
+    assert "Traceback" not in result.stderr
+
+
+def test_forked_child_leaves_the_run_to_its_parent(tmp_path: Path) -> None:
+    """A child that reaches the script's end exits like a script: one summary, one run."""
+    text = (
+        "import os, sys\nif os.fork() == 0:\n    sys.exit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))"
+    )
+    result = metered(tmp_path, text)
+    assert (result.returncode, result.stdout) == (0, "3\n")
+    assert result.stderr.count("run directory:") == 1
+    assert len(list(tmp_path.glob("mlmeter-runs/*/session.json"))) == 1
+
+
+@pytest.mark.parametrize("program", [[sys.executable, "sleep.py"], ["sh", "-c", "echo up; exec sleep 60"]])
+def test_a_terminated_run_ends_its_program_and_is_written(tmp_path: Path, program: list[str]) -> None:
+    """SIGTERM reaches the program; the run's files are there, the exit code is the signal's."""
+    (tmp_path / "sleep.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(60)\n")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "mlmeter", "run", "--quiet", "--", *program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"up\n"
+    run.terminate()
+    # The pipe ends only when the program has ended, too.
+    assert run.communicate(timeout=30)[0] == b""
+    assert run.returncode == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("mlmeter-runs/*/session.json"))) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -192,6 +237,10 @@ def test_report_shows_the_latest_run(tmp_path: Path) -> None:
     assert json.loads(mlmeter_command("report", runs, "--json", cwd=tmp_path).stdout)["phases"]
     mlmeter_command("report", runs, "--csv", "out.csv", "--table", "windows", cwd=tmp_path)
     assert (tmp_path / "out.csv").read_text().startswith("session,window,parent")
+    for target in ("-", "/dev/stdout"):
+        result = mlmeter_command("report", runs, "--csv", target, cwd=tmp_path)
+        assert result.stdout.startswith("session,phase,")
+    assert not (tmp_path / "-").exists()
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
