@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from mlmeter.errors import ArgumentError, StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import FAILED, OPEN, SYNCHRONISED, Closed, WindowLog
+from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNCHRONISED, Closed, WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -179,6 +179,8 @@ class Window:
         log = recorder.log
         if log.open.pop(self.id, None) is not None and recorder.running:
             log.pending.append(self.closed())
+            if len(log.pending) >= MOST_PENDING:
+                log.relieve()
             if recorder.finished is not None:
                 recorder.finished.append(self)
 

@@ -17,6 +17,11 @@ FAILED = 1
 SYNCHRONISED = 2
 OPEN = 4
 
+# Closed windows that wait for the sampler before the program's own thread puts them away: where
+# the program keeps the interpreter to itself, the sampler hardly runs.
+MOST_PENDING = 5_000
+LONGEST_WAIT_SECONDS = 0.05
+
 # Windows that end at nearly the same time on several threads may be queued out of order.
 ORDER_SLACK_NS = 1_000_000_000
 
@@ -114,10 +119,23 @@ class WindowLog:
     def compact(self) -> None:
         """Move closed windows from the queue into the columns."""
         with self._lock:
-            while self.pending:
-                self._append(self._columns, self._pieces, self._units, self.pending.popleft())
-            while self.late_units:
-                _add_units(self._units, *self.late_units.popleft())
+            self._compact()
+
+    def relieve(self) -> None:
+        """Move them unless another thread is about to; wait for it a moment if it lags far behind."""
+        patience = LONGEST_WAIT_SECONDS if len(self.pending) > 2 * MOST_PENDING else 0.0
+        if self._lock.acquire(timeout=patience):
+            try:
+                self._compact()
+            finally:
+                self._lock.release()
+
+    def _compact(self) -> None:
+        while self.pending:
+            batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
+            self._extend(self._columns, self._pieces, self._units, batch)
+        while self.late_units:
+            _add_units(self._units, *self.late_units.popleft())
 
     def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
         """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
@@ -134,8 +152,8 @@ class WindowLog:
             columns = tuple(column[first:] for column in self._columns)
             pieces = list(self._pieces)
             units = {name: (ids[:], counts[:]) for name, (ids, counts) in self._units.items()}
-            for window in list(self.open.values()):
-                self._append(columns, pieces, units, window.closed(now_ns))
+            still_open = [window.closed(now_ns) for window in list(self.open.values())]
+            self._extend(columns, pieces, units, still_open)
             order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
             in_order = [array(column.typecode, [column[row] for row in order]) for column in columns]
             ids, parent_ids, labels, threads, starts_ns, ends_ns, flags = in_order
@@ -153,21 +171,30 @@ class WindowLog:
                 tuple(self._thread_names),
             )
 
-    def _append(
+    def _extend(
         self,
         columns: tuple[array[int], ...],
         pieces: list[tuple[int, int, int]],
         units: dict[str, tuple[array[int], array[float]]],
-        window: Closed,
+        windows: list[Closed],
     ) -> None:
-        thread = self._thread_number(window.thread)
-        values = (*window[:3], thread, *window[4:7])
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-        if window.pieces is not None:
-            pieces.extend((window.id, start, end) for start, end in window.pieces)
-        if window.units:
-            _add_units(units, window.id, window.units)
+        if not windows:
+            return
+        ids, parent_ids, labels, threads, starts_ns, ends_ns, flags, counts, spans = zip(
+            *windows, strict=True
+        )
+        numbers = {ident: self._thread_number(ident) for ident in set(threads)}
+        numbered = [numbers[ident] for ident in threads]
+        for column, values in zip(
+            columns, (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags), strict=True
+        ):
+            column.extend(values)
+        for window_id, window_spans in zip(ids, spans, strict=True):
+            if window_spans is not None:
+                pieces.extend((window_id, start, end) for start, end in window_spans)
+        for window_id, window_counts in zip(ids, counts, strict=True):
+            if window_counts:
+                _add_units(units, window_id, window_counts)
 
     def _thread_number(self, ident: int) -> int:
         number = self._thread_numbers.get(ident)

@@ -10,11 +10,13 @@ GPU. The tools take turns, in an order drawn anew for each repeat.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 INSIDE = "MLMETER_BENCHMARK_INSIDE"
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 300
 ZONES = {
     "intel-rapl:0": "package-0",
     "intel-rapl:0/intel-rapl:0:0": "core",
@@ -77,9 +79,10 @@ def make_tree() -> subprocess.Popen[bytes]:
         (zone / "max_energy_range_uj").write_text("262143328850\n")
         (zone / "energy_uj").write_text(f"{0:015d}\n")
         files.append(str(zone / "energy_uj"))
-        link = root.parent / zone.name
-        if not link.exists():
-            link.symlink_to(zone)
+        for at, to in ((root.parent / zone.name, zone), (zone / "subsystem", root.parent)):
+            if not at.exists():
+                at.symlink_to(to)
+    (root / "subsystem").symlink_to(root.parent)
     code = (
         "import os, sys, time\n"
         "files = [os.open(name, os.O_WRONLY) for name in sys.argv[1:]]\n"
@@ -116,28 +119,53 @@ def measure(tool: Tool, mode: str, number: int) -> None:
     """Run one measurement in a fresh process and keep its result or the reason for none."""
     if mode in tool.failures:
         return
-    with tempfile.TemporaryDirectory() as output:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as output:
         command = [str(tool.python), str(HERE / "measure.py"), tool.name, mode, output, str(number)]
+        done = run_to_its_end(command, output)
+    lines = [line for line in done.output.splitlines() if line.startswith("RESULT ")]
+    if done.timed_out:
+        tool.failures[mode] = f"had not ended after {TIMEOUT_SECONDS} s"
+    elif not lines:
+        tool.failures[mode] = (done.errors.strip().splitlines() or ["no output"])[-1][:150]
+    else:
+        result = json.loads(lines[-1].removeprefix("RESULT "))
+        if mode == "session":
+            result = {"wall_seconds": done.wall_seconds, "cpu_seconds": done.cpu_seconds}
+        tool.results.setdefault(mode, []).append(result)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a process wrote and used."""
+
+    output: str
+    errors: str
+    wall_seconds: float
+    cpu_seconds: float
+    timed_out: bool
+
+
+def run_to_its_end(command: list[str], folder: str) -> Done:
+    """Run a process in a group of its own, of which nothing is left over afterwards."""
+    # Files, not pipes: a worker that a tool leaves behind would hold a pipe open.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=folder, start_new_session=True)
+        timed_out = False
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, cwd=output, timeout=TIMEOUT_SECONDS
-            )
+            process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            tool.failures[mode] = f"no answer within {TIMEOUT_SECONDS} s"
-            return
-        wall = time.perf_counter() - begin
+            timed_out = True
+        wall_seconds = time.perf_counter() - begin
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        tool.failures[mode] = (done.stderr.strip().splitlines() or ["no output"])[-1][:150]
-        return
-    result = json.loads(lines[-1].removeprefix("RESULT "))
-    if mode == "session":
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        result = {"wall_seconds": wall, "cpu_seconds": cpu}
-    tool.results.setdefault(mode, []).append(result)
+        cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        for file in (output, errors):
+            file.seek(0)
+        return Done(output.read(), errors.read(), wall_seconds, cpu_seconds, timed_out)
 
 
 def median(tool: Tool, mode: str, name: str) -> float | None:
@@ -209,9 +237,9 @@ def report(tools: list[Tool], arguments: argparse.Namespace, seed: int) -> str:
 
 
 def note(text: str) -> None:
-    """Tell the progress on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    """Tell the progress: in one line on a terminal, else line by line."""
+    start, end = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
+    print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:
