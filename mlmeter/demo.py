@@ -106,23 +106,24 @@ def _break_even(session: Session) -> Iterator[tuple[str, ...]]:
         if training is None or served is None or not served[0] > 0:
             yield (name, "-", "-", "-")
             continue
-        value, low, high, count = served
+        value, low, high, count, resolved = served
         yield (
             name,
-            number(value / count),
-            f"{training[0] / value * count:,.0f}",
+            number(value / count) if resolved else "unresolved",
+            f"{training[0] / value * count:,.0f}" if resolved and training[4] else "unresolved",
             interval(training[1] / high * count, training[2] / low * count if low > 0 else None),
         )
 
 
-def _pooled(session: Session, name: str) -> tuple[float, float, float, float] | None:
-    """Return joules, low, high and count of work of all windows of a name; None if not metered."""
+def _pooled(session: Session, name: str) -> tuple[float, float, float, float, bool] | None:
+    """Return joules, low, high, count of work and whether resolved of a name; None if not metered."""
     from mlmeter.frame import build_table
 
     for record in build_table(session.recording, "window_names").records():
         if record["name"] == name and record["domain"] == "total" and record["provenance"] is not None:
             count = record["samples"] if name == "epoch" else record["predictions"]
-            return record["energy_joules"], record["low_joules"], record["high_joules"], count
+            energy = (record["energy_joules"], record["low_joules"], record["high_joules"])
+            return (*energy, count, bool(record["resolved"]))
     return None
 
 

@@ -142,18 +142,10 @@ def window_names_table(recording: Recording) -> Table:
     seconds = np.bincount(group, weights=facts["duration_seconds"][rows], minlength=size)
     counted = {unit: counts[rows] for unit, counts in _units_by_window(recording).items()}
     units = {unit: _sum_by(group, np.nan_to_num(counts), size) for unit, counts in counted.items()}
-    bounds = [resolution.share_bounds((label == number) & outermost) for number in labels]
+    inclusive = {name: columns for name, _, columns in resolution.by_domain("inclusive")}
     blocks = []
-    for domain, kind, energies in resolution.by_domain("inclusive"):
-        sums = {
-            name: _sum_by(group, energies[name][rows], size)
-            for name in ("energy_joules", "low_joules", "high_joules")
-        }
-        # Bounds of many short windows, each by itself, add up to far more than those of all together.
-        for row, bound in enumerate(bounds):
-            low, high = bound.get(domain, (0.0, np.inf))
-            sums["low_joules"][row] = max(sums["low_joules"][row], low)
-            sums["high_joules"][row] = min(sums["high_joules"][row], high)
+    for domain, kind, energies in resolution.pooled(rows, group, size):
+        joules = energies["energy_joules"]
         blocks.append(
             {
                 "session": _repeat(recording.run.id, size),
@@ -164,11 +156,10 @@ def window_names_table(recording: Recording) -> Table:
                 "windows": calls,
                 "duration_seconds": seconds,
                 "mean_duration_seconds": _ratio(seconds, calls),
-                **sums,
-                "provenance": _first_of_group(energies["provenance"][rows], group, size),
-                "mean_energy_joules": _ratio(sums["energy_joules"], calls),
-                "mean_power_watts": _ratio(sums["energy_joules"], seconds),
-                **_pooled_unit_columns(energies["energy_joules"][rows], counted, units, group),
+                **energies,
+                "mean_energy_joules": _ratio(joules, calls),
+                "mean_power_watts": _ratio(joules, seconds),
+                **_pooled_unit_columns(inclusive[domain]["energy_joules"][rows], counted, units, group),
             }
         )
     return _join("window_names", blocks)
@@ -399,12 +390,6 @@ def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.flo
     result = np.full(len(numerator), np.nan)
     np.divide(numerator, denominator, out=result, where=np.nan_to_num(denominator) > 0)
     return result
-
-
-def _first_of_group(values: NDArray[Any], group: NDArray[np.int64], size: int) -> NDArray[Any]:
-    first = np.full(size, None, dtype=object)
-    first[group[::-1]] = values[::-1]
-    return first
 
 
 def _overlap(span: tuple[int, int], session: tuple[int, int]) -> int:

@@ -129,27 +129,53 @@ class Resolution:
                 yield domain.name, domain.kind, energy_columns(getattr(attribution, spans))
         yield TOTAL, TOTAL, self.total(spans)
 
-    def share_bounds(self, chosen: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
-        """Bound the energy of a set of windows, children included, by domain name and in total.
+    def pooled(
+        self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
+    ) -> Iterator[tuple[str, str, Columns]]:
+        """Yield, as `by_domain`, the energies of groups of windows, children included.
 
         Args:
-            chosen: whether a window belongs to the set, shape (windows,).
+            rows: windows, none inside another one of its group, shape (chosen,).
+            group: the group of each, shape (chosen,).
+            groups: how many there are.
         """
+        from mlmeter.energy.attribution import pool
+        from mlmeter.energy.columns import energy_columns, total_columns
+
+        weights = [self._weights(rows[group == number]) for number in range(groups)]
+        counted = []
+        for domain, _ in self._recording.domains:
+            if domain.name not in self.attributions:
+                continue
+            bounds = self._share_bounds(domain.name, weights)
+            inclusive = self.attributions[domain.name].inclusive
+            columns = energy_columns(pool(inclusive, rows, group, bounds))
+            if domain.counted:
+                counted.append(columns)
+            yield domain.name, domain.kind, columns
+        yield TOTAL, TOTAL, total_columns(counted, groups)
+
+    def _weights(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return which part of the time from edge to edge belongs to these windows and their children."""
+        import numpy as np
+
         from mlmeter.energy.windows import with_descendants
 
-        inside = with_descendants(self.windows.parent, chosen)
-        ownership = self.ownership
-        weights = ownership.weights(inside[ownership.owner])
-        bounds: dict[str, tuple[float, float]] = {}
-        total = [0.0, 0.0]
-        for domain, _ in self._recording.domains:
-            timeline = self.timelines[domain.name]
-            if timeline is None or not timeline.known or not len(weights):
-                continue
-            low, high = bounds[domain.name] = timeline.share_bounds(ownership.edges, weights)
-            if domain.counted:
-                total = [total[0] + low, total[1] + high]
-        return {**bounds, TOTAL: (total[0], total[1])}
+        mask = np.zeros(len(self.windows), dtype=np.bool_)
+        mask[chosen] = True
+        inside = with_descendants(self.windows.parent, mask)
+        return self.ownership.weights(inside[self.ownership.owner])
+
+    def _share_bounds(self, domain_name: str, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Bound the energy of parts of the session's time, shape (2, parts)."""
+        import numpy as np
+
+        timeline = self.timelines[domain_name]
+        bounds = np.array([[0.0] * len(weights), [np.inf] * len(weights)])
+        if timeline is not None and timeline.known and len(self.ownership.edges) > 1:
+            for number, part in enumerate(weights):
+                bounds[:, number] = timeline.share_bounds(self.ownership.edges, part)
+        return bounds
 
     def total(self, spans: str, kind: str | None = None) -> Columns:
         """Return the sum of the counted domains, or of those of one kind."""

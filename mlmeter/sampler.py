@@ -282,8 +282,9 @@ class Sampler:
         except Exception as error:  # whatever a driver raises must not reach the metered program
             result = self._backend_failed(source, error)
         else:
-            source.failing = False
-            source.retry_seconds = FIRST_RETRY_SECONDS
+            if source.failing:
+                source.failing = False
+                source.retry_seconds = FIRST_RETRY_SECONDS
         self._reads += 1
         self._queue.append((source, result))
         return result

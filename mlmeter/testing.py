@@ -1,8 +1,7 @@
 """Fakes for tests of energy-aware code: no hardware, no waiting, known energy.
 
 clock = FakeClock()
-backend = FakeBackend.with_power(clock, watts=100)
-meter = EnergyMeter(backends=[backend], sampler=Sampler(clock, threaded=False))
+meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock)
 """
 
 from __future__ import annotations
@@ -18,6 +17,16 @@ from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.meter import EnergyMeter
 from mlmeter.sampler import Sampler
 from mlmeter.units import NANOSECONDS_PER_SECOND
+
+__all__ = [
+    "FakeBackend",
+    "FakeClock",
+    "SimulatedBackend",
+    "advance",
+    "check_backend",
+    "fake_domain",
+    "fake_meter",
+]
 
 MICROJOULE = 1e-6
 
@@ -84,21 +93,18 @@ class FakeBackend:
         self._clock = clock
 
     @classmethod
-    def with_power(
-        cls, clock: FakeClock, watts: float | Callable[[float], float], **domain: object
-    ) -> FakeBackend:
+    def with_power(cls, clock: FakeClock, watts: float, **domain: object) -> FakeBackend:
         """Return a backend of one microjoule counter that refreshes all the time.
 
         Args:
             clock: the time.
-            watts: constant power, or cumulative joules as a function of seconds.
+            watts: constant power.
             domain: fields of the domain, as for `fake_domain`.
         """
-        joules = watts if callable(watts) else lambda seconds: watts * seconds
         described = fake_domain(**domain)
 
         def count(now_ns: int) -> int:
-            total = int(joules(now_ns / NANOSECONDS_PER_SECOND) / MICROJOULE)
+            total = int(watts * now_ns / NANOSECONDS_PER_SECOND / MICROJOULE)
             return total % described.modulus if described.modulus else total
 
         return cls([described], [count], clock)
@@ -230,9 +236,24 @@ def fake_domain(**fields: object) -> Domain:
 
 
 def fake_meter(*backends: Backend, clock: FakeClock, **arguments: object) -> EnergyMeter:
-    """Return a meter on `clock` without a thread: nothing is read but at edges and `tick`."""
+    """Return a meter on `clock` without a thread: counters are read at window edges and by `advance`."""
     sampler = Sampler(clock, threaded=False)
     return EnergyMeter(backends=list(backends), sampler=sampler, **arguments)  # type: ignore[arg-type]
+
+
+def advance(meter: EnergyMeter, seconds: float, step_seconds: float = 0.02) -> None:
+    """Let time pass for a meter of `fake_meter`; its counters are read after every step.
+
+    Raises:
+        TypeError: the meter runs on real time.
+    """
+    sampler = meter._sampler
+    if sampler is None or not isinstance(sampler.clock, FakeClock):
+        raise TypeError("only a meter made by fake_meter can be advanced: this one runs on real time")
+    steps = max(1, round(seconds / step_seconds))
+    for _ in range(steps):
+        sampler.clock.advance(seconds / steps)
+        sampler.tick()
 
 
 def check_backend(backend: Backend) -> None:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import ModuleType
 HERE = Path(__file__).parent
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 WARM_UP = 500
+APART_SECONDS = 0.0015
 
 
 def driver_of(tool: str) -> ModuleType:
@@ -78,6 +80,20 @@ def measure_windows(driver: ModuleType, output: str, number: int) -> dict[str, f
     return {"median_us": spent[len(spent) // 2] / 1e3, "p99_us": spent[int(0.99 * len(spent))] / 1e3}
 
 
+def measure_apart(driver: ModuleType, output: str, number: int) -> dict[str, float]:
+    """Enter and exit of empty windows in a program that computes between them."""
+    with driver.started(output) as window:
+        spent = []
+        for _ in range(number):
+            resume = time.perf_counter() + APART_SECONDS
+            while time.perf_counter() < resume:
+                pass
+            begin = time.perf_counter_ns()
+            window()
+            spent.append(time.perf_counter_ns() - begin)
+    return {"median_us": statistics.median(spent) / 1e3}
+
+
 def measure_idle(driver: ModuleType, output: str, number: int) -> dict[str, float]:
     """CPU share of an idle session, all its processes together."""
     with driver.started(output):
@@ -107,6 +123,7 @@ def main() -> None:
         "import": measure_import,
         "session": measure_session,
         "windows": measure_windows,
+        "apart": measure_apart,
         "idle": measure_idle,
         "memory": measure_memory,
     }

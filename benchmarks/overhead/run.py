@@ -37,16 +37,21 @@ ZONES = {
 }
 PACKAGES = {
     "bare": [],
+    "reads": [],
     "mlmeter": [str(ROOT)],
+    "mlmeter_gpu": [str(ROOT)],
     "codecarbon": ["codecarbon"],
     "zeus": ["zeus"],
     "pyrapl": ["pyRAPL"],
     "pyjoules": ["pyJoules"],
     "perun": ["perun"],
 }
+# What is measured of a tool if not everything.
+ONLY = {"mlmeter_gpu": ("idle",), "reads": ("windows", "apart")}
 # Slow peers get fewer windows for the growth of memory; the table says how many.
 GROWTH_WINDOWS = {"mlmeter": 1_000_000, "bare": 1_000_000}
 OTHER_GROWTH_WINDOWS = 5_000
+APART_WINDOWS = 1_000
 
 
 @dataclass
@@ -105,19 +110,19 @@ def prepare(name: str, folder: Path) -> Tool:
     if PACKAGES[name]:
         subprocess.run([*pip, *PACKAGES[name]], check=True)
     tool = Tool(name, python)
-    distribution = "mlmeter" if name == "mlmeter" else (PACKAGES[name] or ["pip"])[0]
+    distribution = "mlmeter" if name.startswith("mlmeter") else (PACKAGES[name] or ["pip"])[0]
     code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
     tool.version = subprocess.run(
         [str(python), "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
-    if name == "bare":
+    if not PACKAGES[name]:
         tool.version = platform.python_version()
     return tool
 
 
 def measure(tool: Tool, mode: str, number: int) -> None:
     """Run one measurement in a fresh process and keep its result or the reason for none."""
-    if mode in tool.failures:
+    if mode in tool.failures or mode not in ONLY.get(tool.name, (mode,)):
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as output:
         command = [str(tool.python), str(HERE / "measure.py"), tool.name, mode, output, str(number)]
@@ -186,7 +191,7 @@ def tables(tools: list[Tool]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     second = [
-        "| tool | window us | p99 us | idle CPU % | RSS MiB | bytes/window | of |",
+        "| tool | window us | p99 us | apart us | idle CPU % | RSS MiB | bytes/window |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for tool in tools:
@@ -199,10 +204,10 @@ def tables(tools: list[Tool]) -> str:
         figures = [
             text_of(median(tool, "windows", "median_us"), 1, 2),
             text_of(median(tool, "windows", "p99_us"), 1, 1),
+            text_of(median(tool, "apart", "median_us"), 1, 1),
             text_of(median(tool, "idle", "cpu_ratio"), 100, 2),
             text_of(median(tool, "memory", "resident_bytes"), 2**-20, 0),
             text_of(median(tool, "memory", "bytes_per_window"), 1, 0),
-            f"{GROWTH_WINDOWS.get(tool.name, OTHER_GROWTH_WINDOWS):,}",
         ]
         second.append(f"| {' | '.join([tool.name, *figures])} |")
     return "\n".join([*first, "", *second])
@@ -214,11 +219,20 @@ def report(tools: list[Tool], arguments: argparse.Namespace, seed: int) -> str:
     cpu = next((line.partition(":")[2].strip() for line in facts if "model name" in line), "unknown CPU")
     machine = (
         f"{cpu}, {os.cpu_count()} logical CPUs, {platform.system()} {platform.release()}, Python "
-        f"{platform.python_version()}; made-up powercap tree of four zones, no GPU; medians of "
-        f"{arguments.repeats} fresh processes in turn (seed {seed}); windows: median and p99 of "
-        f"{arguments.windows:,}; idle: {arguments.idle_seconds} s. A session is one start and stop that "
-        "writes a CSV file; its times are those of the whole process, the bare interpreter included."
+        f"{platform.python_version()}; made-up powercap tree of four zones, no GPU (mlmeter_gpu: a fake "
+        f"NVML library). Medians of {arguments.repeats} fresh processes, the tools in turn in random "
+        f"order (seed {seed}); windows of {min(3, arguments.repeats)}, idle and memory of one."
     )
+    columns = [
+        "* bare: the interpreter alone; reads: plain reads of the four counters beside a thread at 10 Hz.",
+        "* import: wall and CPU time of importing the package.",
+        "* session: a whole process, interpreter included, that starts and stops once and writes a CSV file.",
+        f"* window, p99: enter and exit of an empty window, {arguments.windows:,} at once.",
+        f"* apart: the same, {APART_WINDOWS:,} windows 1.5 ms of work apart: each reads the counters.",
+        f"* idle CPU: share of one core over {arguments.idle_seconds} s, helper processes included.",
+        "* RSS: resident memory of a started session, helper processes included.",
+        f"* bytes/window: its growth by 1,000,000 windows, {OTHER_GROWTH_WINDOWS:,} for the peers.",
+    ]
     failures = [
         f"* {tool.name}, {mode}: {reason}" for tool in tools for mode, reason in sorted(tool.failures.items())
     ]
@@ -227,6 +241,8 @@ def report(tools: list[Tool], arguments: argparse.Namespace, seed: int) -> str:
             "# Overhead, side by side",
             "",
             machine,
+            "",
+            *columns,
             "",
             tables(tools),
             "",
@@ -270,7 +286,7 @@ def main() -> None:
     counters = make_tree()
     try:
         plan = [(mode, 0) for _ in range(arguments.repeats) for mode in ("import", "session")]
-        plan += [("windows", arguments.windows)] * min(3, arguments.repeats)
+        plan += [("windows", arguments.windows), ("apart", APART_WINDOWS)] * min(3, arguments.repeats)
         plan += [("idle", arguments.idle_seconds), ("memory", -1)]
         for done, (mode, number) in enumerate(plan):
             for tool in order.sample(tools, len(tools)):

@@ -6,7 +6,7 @@ windows, and phases, add up to the session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,6 +86,38 @@ class Attribution:
     inclusive: Energies
     phases: Energies
     total: Energies
+
+
+def pool(
+    energies: Energies, rows: NDArray[np.int64], group: NDArray[np.int64], bounds: NDArray[np.float64]
+) -> Energies:
+    """Add spans by group.
+
+    Args:
+        energies: of spans that do not overlap within a group.
+        rows: the spans to add, shape (chosen,).
+        group: the group of each, from 0, shape (chosen,).
+        bounds: low and high of each group as a whole, shape (2, groups): many short spans together
+            are known better than the sum of what is known of each.
+    """
+    columns = (
+        energies.joules,
+        energies.low,
+        energies.high,
+        energies.covered_seconds,
+        energies.duration_seconds,
+    )
+    value, low, high, covered, duration = _sum_by(
+        group, np.stack([column[rows] for column in columns]), bounds.shape[1]
+    )
+    return replace(
+        energies,
+        joules=value,
+        low=np.minimum(np.maximum(low, bounds[0]), value),
+        high=np.maximum(np.minimum(high, bounds[1]), value),
+        covered_seconds=covered,
+        duration_seconds=duration,
+    )
 
 
 def attribute(

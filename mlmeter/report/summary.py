@@ -106,7 +106,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
                     shorten(name),
                     singular(unit),
                     f"{count:,.10g}",
-                    number(record["energy_joules"] / count),
+                    number(record["energy_joules"] / count) if record["resolved"] else "unresolved",
                     interval(record["low_joules"] / count, record["high_joules"] / count),
                 )
             )

@@ -8,20 +8,13 @@ import pytest
 from mlmeter.backends.nvml import NvmlBackend
 from mlmeter.errors import NothingMeteredWarning
 from mlmeter.meter import EnergyMeter
-from mlmeter.testing import FakeClock, fake_meter
+from mlmeter.testing import FakeClock, advance, fake_meter
 from tests.backends.fake_nvml import ENERGY_CALL, FIELDS_CALL, POWER_CALL, FakeGpu, FakeNvml, gpu_uuid
 
 
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-def run(meter: EnergyMeter, clock: FakeClock, seconds: float) -> None:
-    """Let time pass with the sampler ticking every 0.1 s."""
-    for _ in range(round(seconds * 10)):
-        clock.advance(0.1)
-        meter.recorder._sampler.tick()
 
 
 def gpu_meter(clock: FakeClock, **environment: str | None) -> EnergyMeter:
@@ -34,7 +27,7 @@ def test_energy_counter_gives_the_session_its_joules(clock: FakeClock) -> None:
     with FakeNvml([FakeGpu(power_watts=300.0, update_period_seconds=0.1)], now_ns=clock.now_ns):
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 10)
+            advance(meter, 10, 0.1)
     total = meter.session.total("gpu")
     assert total.energy_joules == pytest.approx(3000, rel=0.005)
     assert total.low_joules is not None
@@ -49,7 +42,7 @@ def test_power_is_integrated_where_there_is_no_counter(clock: FakeClock) -> None
     with FakeNvml([FakeGpu(power_watts=200.0, has_energy_counter=False)], now_ns=clock.now_ns):
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 5)
+            advance(meter, 5, 0.1)
     total = meter.session.total("gpu")
     assert total.energy_joules == pytest.approx(1000, rel=0.005)
     assert (str(total.provenance), total.method) == ("derived", "integrated_power")
@@ -61,7 +54,7 @@ def test_gpu_without_any_reading_is_named_and_not_zero(clock: FakeClock) -> None
     with FakeNvml(gpus, now_ns=clock.now_ns):
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 2)
+            advance(meter, 2, 0.1)
     assert meter.session.total("gpu").energy_joules == pytest.approx(200, rel=0.06)
     reasons = meter.session.domains().set_index("domain")["reason"].dropna()
     assert gpu_uuid(1) in " ".join(reasons)
@@ -72,9 +65,9 @@ def test_gpu_lost_in_mid_run_keeps_what_was_read(clock: FakeClock) -> None:
     with FakeNvml([FakeGpu(power_watts=100.0), FakeGpu(power_watts=50.0)], now_ns=clock.now_ns) as nvml:
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 4)
+            advance(meter, 4, 0.1)
             nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_GPU_IS_LOST, gpu=0)
-            run(meter, clock, 4)
+            advance(meter, 4, 0.1)
     domains = meter.session.domains().set_index("domain")
     assert domains.loc["gpu-0", "energy_joules"] == pytest.approx(400, rel=0.03)
     assert domains.loc["gpu-0", "coverage_ratio"] == pytest.approx(0.5, abs=0.03)
@@ -87,11 +80,11 @@ def test_gpu_that_comes_back_is_complete(clock: FakeClock) -> None:
     with FakeNvml([FakeGpu(power_watts=100.0)], now_ns=clock.now_ns) as nvml:
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 2)
+            advance(meter, 2, 0.1)
             nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_UNKNOWN)
-            run(meter, clock, 3)
+            advance(meter, 3, 0.1)
             nvml.clear_faults()
-            run(meter, clock, 2)
+            advance(meter, 2, 0.1)
     total = meter.session.total("gpu")
     assert total.energy_joules == pytest.approx(700, rel=0.02)
     assert total.coverage_ratio == 1.0
@@ -102,9 +95,9 @@ def test_driver_reload_loses_one_step_and_is_an_event(clock: FakeClock) -> None:
     with FakeNvml([FakeGpu(power_watts=100.0, energy_start_joules=5000.0)], now_ns=clock.now_ns) as nvml:
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 3)
+            advance(meter, 3, 0.1)
             nvml.gpus[0].energy_start_joules = -300.0
-            run(meter, clock, 3)
+            advance(meter, 3, 0.1)
     assert meter.session.total("gpu").energy_joules == pytest.approx(590, rel=0.02)
     assert meter.session.domains()["resets"].iloc[0] == 1
 
@@ -124,7 +117,7 @@ def test_only_visible_gpus_are_metered(clock: FakeClock, visible: str | None, na
     with FakeNvml([FakeGpu() for _ in range(3)], now_ns=clock.now_ns):
         meter = gpu_meter(clock, visible_devices=visible)
         with meter:
-            run(meter, clock, 1)
+            advance(meter, 1, 0.1)
     assert sorted(meter.session.domains()["domain"]) == sorted(names)
 
 
@@ -163,7 +156,7 @@ def test_read_costs_one_call_per_gpu(clock: FakeClock) -> None:
         meter = gpu_meter(clock)
         with meter:
             nvml.calls.clear()
-            run(meter, clock, 1)
+            advance(meter, 1, 0.1)
             assert dict(nvml.calls) == {ENERGY_CALL: 20}
             assert not {POWER_CALL, FIELDS_CALL} & set(nvml.calls)
 
@@ -173,11 +166,11 @@ def test_short_window_on_a_slow_counter_is_an_interval(clock: FakeClock) -> None
     with FakeNvml([FakeGpu(power_watts=300.0, update_period_seconds=0.1)], now_ns=clock.now_ns):
         meter = gpu_meter(clock)
         with meter:
-            run(meter, clock, 1)
+            advance(meter, 1, 0.1)
             clock.advance(0.03)
             with meter.window("short") as window:
                 clock.advance(0.01)
-            run(meter, clock, 1)
+            advance(meter, 1, 0.1)
     energy = window.energy()
     assert not energy.resolved
     assert energy.low_joules is not None
