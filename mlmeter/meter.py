@@ -40,10 +40,16 @@ _default_lock = threading.Lock()
 
 
 def _after_fork_in_child() -> None:
-    """Let the parent go on alone: it counts what its children use, and writes its own files."""
+    """Let the parent go on alone: it counts what its children use, and writes its own files.
+
+    What the child itself decorates is in a default meter of its own.
+    """
+    global _default, _default_lock
     for meter in _running:
         meter.recorder.forget_after_fork()
     _running.clear()
+    # Another thread of the parent may have held the lock.
+    _default, _default_lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
