@@ -449,10 +449,10 @@ def test_forked_child_leaves_the_session_to_its_parent(tmp_path: Path) -> None:
     """What a child decorates is in a run of its own; the parent's is the parent's alone, written once."""
     code = (
         "import os, sys, mlmeter\n"
-        "with mlmeter.inference('parent'):\n    pass\n"
+        "with mlmeter.inference('warm-up'):\n    pass\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    with mlmeter.inference('child'):\n        pass\n"
+        "    with mlmeter.inference('request'):\n        pass\n"
         "    sys.exit(0)\n"
         "os.waitpid(child, 0)\n"
     )
@@ -467,7 +467,7 @@ def test_forked_child_leaves_the_session_to_its_parent(tmp_path: Path) -> None:
         runs = [row["session"] for row in csv.DictReader(file)]
     assert len(runs) == len(set(runs)) == 2
     texts = [(tmp_path / run / "windows.csv").read_text() for run in runs]
-    assert [("parent" in text, "child" in text) for text in texts] == [(False, True), (True, False)]
+    assert [("warm-up" in text, "request" in text) for text in texts] == [(False, True), (True, False)]
 
 
 def test_warning_points_at_the_users_line(clock: FakeClock) -> None:
