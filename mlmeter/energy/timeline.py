@@ -166,21 +166,26 @@ class CounterTimeline:
         of the time can have drawn, and no more than it can have drawn itself. That many spans
         are short does not matter then, as it does when each is bounded by itself.
         """
-        upto = np.concatenate(([0.0], np.cumsum(weights * np.diff(edges))))
+        # Gaps are cut out, so that time in them bounds nothing.
+        cuts = np.union1d(edges, self.gaps.times)
+        weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]
+        weight = np.where((cuts[:-1] >= edges[0]) & (cuts[1:] <= edges[-1]), weight, 0.0)
+        metered = self.gaps.metered(cuts)
 
-        def part(starts: Seconds, ends: Seconds) -> Seconds:
-            return np.asarray(np.interp(ends, edges, upto) - np.interp(starts, edges, upto))
+        def part(starts: Seconds, ends: Seconds, times: Seconds) -> Seconds:
+            upto = np.concatenate(([0.0], np.cumsum(weight * np.diff(times))))
+            return np.asarray(np.interp(ends, cuts, upto) - np.interp(starts, cuts, upto))
 
         # A refresh is somewhere in its bracket: from the first to the last possible instant.
         starts, ends = self.after[:-1], self.before[1:]
-        steps, part_seconds = np.diff(self.joules), part(starts, ends)
-        rest_seconds = np.maximum(ends - starts - self.gaps.between(starts, ends) - part_seconds, 0.0)
+        steps, part_seconds = np.diff(self.joules), part(starts, ends, metered)
+        rest_seconds = np.maximum(self.gaps.metered(ends) - self.gaps.metered(starts) - part_seconds, 0.0)
         low = np.maximum(steps - self.max_power_watts * rest_seconds, 0.0).sum()
         high = np.minimum(steps + self.resolution_joules, self.max_power_watts * part_seconds).sum()
         # Before the first and after the last refresh, and in gaps, only the power is limited.
         open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
         open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
-        high += self.max_power_watts * np.maximum(part(open_starts, open_ends), 0.0).sum()
+        high += self.max_power_watts * np.maximum(part(open_starts, open_ends, cuts), 0.0).sum()
         low_ratio, high_ratio = self.interval_ratios
         return float(low * low_ratio), float(high * high_ratio)
 
@@ -208,21 +213,26 @@ class CounterTimeline:
         return np.maximum(after - 1, 0), np.minimum(after, len(self.before) - 1)
 
     def _lower(self, times: Seconds) -> Joules:
+        """Least energy at `times`, from all rows before and all rows after."""
         before, after = self._neighbours(times)
         least, most = self.min_power_watts, self.max_power_watts
         metered = self.gaps.metered(times)
-        from_last = self.joules[before] + least * np.maximum(metered - self._before[before], 0.0)
-        from_next = self.joules[after] - most * np.maximum(self._before[after] - metered, 0.0)
+        seen = np.maximum.accumulate(self.joules - least * self._before)
+        ahead = np.maximum.accumulate((self.joules - most * self._before)[::-1])[::-1]
+        from_last = seen[before] + least * np.maximum(metered, self._before[before])
+        from_next = ahead[after] + most * np.minimum(metered, self._before[after])
         none_before, none_after = times < self.before[0], times >= self.before[-1]
         from_last = np.where(none_before, -np.inf, from_last)
         from_next = np.where(none_after, -np.inf, from_next)
         return np.asarray(np.maximum(from_last, from_next), dtype=np.float64)
 
     def _upper(self, times: Seconds) -> Joules:
+        """Greatest energy at `times`, from all rows before and the rows after."""
         before, after = self._neighbours(times)
         least, most, count = self.min_power_watts, self.max_power_watts, self.resolution_joules
         metered = self.gaps.metered(times)
-        from_last = self.joules[before] + count + most * (metered - self._after[before])
+        seen = np.minimum.accumulate(self.joules - most * self._after)
+        from_last = seen[before] + count + most * metered
         ahead = self._after[after] - metered
         from_next = self.joules[after] + count - np.where(ahead >= 0, least * ahead, most * ahead)
         none_before, none_after = times < self.before[0], times >= self.before[-1]
