@@ -25,14 +25,14 @@ if TYPE_CHECKING:
         window,
     )
     from mlmeter.session import Session, load
-    from mlmeter.window import Window, current_window
+    from mlmeter.windows import Window, current_window
 
 __version__ = "0.1.0"
 
 # Public names and the modules that hold them; each is imported when it is first used.
 _HOMES = {
     "EnergyMeter": "meter",
-    "current_window": "window",
+    "current_window": "windows",
     "default_meter": "meter",
     "evaluation": "meter",
     "inference": "meter",
@@ -40,7 +40,7 @@ _HOMES = {
     "window": "meter",
     "Session": "session",
     "load": "session",
-    "Window": "window",
+    "Window": "windows",
     "Domain": "measurement",
     "Energy": "measurement",
     "Event": "measurement",

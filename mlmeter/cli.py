@@ -72,7 +72,7 @@ def demo(
     _check_measured(outcome.session.total(), required=require_measured)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(context_settings={"allow_interspersed_args": False})
 @output_dir_option
 @click.option("--name", help="Name of the run; by default the program's.")
 @click.option("--phase", default="other", show_default=True, help="Phase of the time in no window.")
@@ -97,12 +97,16 @@ def run(
     """
     from mlmeter.meter import EnergyMeter
     from mlmeter.program import Program
+    from mlmeter.report.text import path_text
 
     target = Program.of(program)
     if (missing := target.cannot_run()) is not None:
         reason, code = missing
         click.echo(f"mlmeter run: {reason}", err=True)
         sys.exit(code)
+    if target.other_python:
+        text = f"{program[0]} is not the Python of mlmeter ({sys.executable}): metered from outside"
+        click.echo(f"mlmeter run: {text}", err=True)
     try:
         meter = EnergyMeter(
             name or target.name,
@@ -119,8 +123,11 @@ def run(
         # A child that the script forked has come to its end: the run is its parent's.
         sys.exit(code)
     if not quiet:
-        where = meter.run_directory or "not written: see the log"
-        click.echo(f"\n{meter.session.summary()}\n\nrun directory: {where}", err=True)
+        click.echo(f"\n{meter.session.summary()}\n", err=True)
+    if meter.run_directory is None:
+        click.echo(f"mlmeter run: the run was not written: {meter.write_error}", err=True)
+    elif not quiet:
+        click.echo(f"run directory: {path_text(meter.run_directory)}", err=True)
     if code == 0:
         _check_measured(meter.session.total(), required=require_measured)
     sys.exit(code)
@@ -161,6 +168,9 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
             click.echo(record_lines(session.records(table)))
         else:
             click.echo(session.summary())
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

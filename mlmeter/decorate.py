@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, TypeVar, cast
 
 from mlmeter.errors import ArgumentError
-from mlmeter.window import Window
+from mlmeter.windows import Window
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 UnitRule = Callable[..., float]
@@ -27,7 +27,7 @@ def metered(function: Function, open_window: Callable[[], Window], rules: Mappin
         rules: units that are computed from the result (and from arguments, by name).
 
     Raises:
-        ArgumentError: `function` cannot be called.
+        ArgumentError: `function` cannot be called, or a rule cannot get what it asks for.
     """
     if isinstance(function, (classmethod, staticmethod)):
         inner = metered(function.__func__, open_window, rules)
@@ -36,10 +36,15 @@ def metered(function: Function, open_window: Callable[[], Window], rules: Mappin
         raise ArgumentError(f"only functions can be decorated, not {function!r}")
     count = _counter(function, rules)
     if inspect.isasyncgenfunction(function):
+        if rules:
+            raise ArgumentError(
+                f"{', '.join(rules)}: an async generator returns nothing to count from; count inside it, "
+                f"with mlmeter.current_window().add({next(iter(rules))}=...)"
+            )
         wrapper = _async_generator(function, open_window)
     elif inspect.isgeneratorfunction(function):
         wrapper = _generator(function, open_window, count)
-    elif inspect.iscoroutinefunction(function):
+    elif inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function)):
         wrapper = _coroutine(function, open_window, count)
     else:
         wrapper = _plain(function, open_window, count)
@@ -137,6 +142,11 @@ def _counter(function: Callable[..., Any], rules: Mapping[str, UnitRule]) -> Cou
     except (TypeError, ValueError):
         signature = None
     wanted = {unit: _wanted_arguments(rule) for unit, rule in rules.items()}
+    for unit, names in wanted.items():
+        unknown = [name for name in names if signature is None or name not in signature.parameters]
+        if unknown:
+            text = f"{unit}: its rule asks for {', '.join(unknown)}, which the function does not take"
+            raise ArgumentError(text)
 
     def count(window: Window, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments: Mapping[str, Any] = {}
@@ -151,6 +161,11 @@ def _counter(function: Callable[..., Any], rules: Mapping[str, UnitRule]) -> Cou
                 window.remark(f"counting {unit} failed: {type(error).__name__}: {error}")
 
     return count
+
+
+def _call_of(function: Callable[..., Any]) -> Any:
+    """Return what a callable object runs when it is called; a function itself is no such object."""
+    return None if inspect.isroutine(function) else getattr(type(function), "__call__", None)  # noqa: B004
 
 
 def _count_nothing(window: Window, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

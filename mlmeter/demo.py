@@ -15,7 +15,7 @@ from typing import Any
 from mlmeter.errors import MLMeterError
 from mlmeter.measurement import Energy, Provenance
 from mlmeter.meter import EnergyMeter
-from mlmeter.report.text import interval, number, percent, table
+from mlmeter.report.text import interval, number, path_text, percent, table
 from mlmeter.session import Session
 
 EPOCHS = 150
@@ -86,7 +86,9 @@ def run_demo(output_dir: Path, *, epochs: int = EPOCHS, rounds: float = 1.0, pro
 def describe(outcome: Outcome) -> str:
     """Return the demo's report as text of at most 80 columns."""
     session = outcome.session
-    where = outcome.directory or "nowhere: the directory could not be written"
+    where = "nowhere: the directory could not be written"
+    if outcome.directory is not None:
+        where = path_text(outcome.directory)
     parts = [
         f"1,797 handwritten digits, a small neural network: {percent(outcome.accuracy)} right",
         session.summary(),
@@ -136,8 +138,8 @@ def _provenance(total: Energy) -> str:
     if total.provenance is Provenance.ESTIMATED:
         return (
             "No energy counter could be read for the CPU: its joules are ESTIMATED from\n"
-            "load, for all programs of the machine together. The ratio of two lines is\n"
-            "better known than either. `mlmeter doctor` tells how to get measured ones."
+            "load, for all programs of the machine together. `mlmeter doctor` tells how\n"
+            "to get measured ones."
         )
     return "No energy could be read on this machine: the table has times only."
 

@@ -69,6 +69,14 @@ class MLMeterWarning(UserWarning):
     """Base class of the warnings of mlmeter; each is given at most once per session."""
 
 
+class StateWarning(MLMeterWarning):
+    """Windows are opened on a meter that is not running: they are not metered."""
+
+
+class NotWrittenWarning(MLMeterWarning):
+    """The run directory could not be written; the session is still in memory."""
+
+
 class EstimateWarning(MLMeterWarning):
     """The session contains an estimated energy because no counter could be read."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.window_log import FAILED, OPEN, SYNCHRONISED
+from mlmeter.work import rate_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -344,10 +345,10 @@ def _units_by_phase(recording: Recording) -> dict[str, NDArray[np.float64]]:
 def _unit_columns(
     joules: NDArray[np.float64], units: dict[str, NDArray[np.float64]]
 ) -> dict[str, NDArray[np.float64]]:
-    columns = {}
+    columns, rates = {}, rate_names(units)
     for unit, counts in units.items():
         columns[unit] = np.where(counts > 0, counts, np.nan)
-        columns[f"joules_per_{singular(unit)}"] = _ratio(joules, counts)
+        columns[rates[unit]] = _ratio(joules, counts)
     return columns
 
 
@@ -358,20 +359,12 @@ def _pooled_unit_columns(
     group: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float64]]:
     """Pooled energy of the windows that counted a unit, over their pooled count."""
-    columns = {}
+    columns, rates = {}, rate_names(units)
     for unit, counts in units.items():
         with_unit = np.where(np.isnan(counted[unit]), 0.0, joules)
         columns[unit] = np.where(counts > 0, counts, np.nan)
-        columns[f"joules_per_{singular(unit)}"] = _ratio(_sum_by(group, with_unit, len(counts)), counts)
+        columns[rates[unit]] = _ratio(_sum_by(group, with_unit, len(counts)), counts)
     return columns
-
-
-def singular(unit: str) -> str:
-    """Return the unit of one: ``samples`` gives ``sample``; ``flops`` and the like stay."""
-    irregular = {"flops": "flop", "batches": "batch", "queries": "query", "bytes": "byte"}
-    if unit in irregular:
-        return irregular[unit]
-    return unit[:-1] if unit.endswith("s") and not unit.endswith("ss") else unit
 
 
 def _phase_seconds(resolution: Resolution) -> NDArray[np.float64]:

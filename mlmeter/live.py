@@ -17,7 +17,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
-from mlmeter.errors import EstimateWarning, MLMeterWarning, NothingMeteredWarning
+from mlmeter.errors import (
+    ArgumentError,
+    EstimateWarning,
+    MLMeterWarning,
+    NothingMeteredWarning,
+    StateWarning,
+)
 from mlmeter.measurement import Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
@@ -28,13 +34,14 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
-    from mlmeter.window import Window
+    from mlmeter.windows import Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
 ROWS_BEFORE = 8
 # How long the end of a session may wait for the slowest counter to show it.
 SETTLE_PERIODS = 2
 LONGEST_SETTLE_SECONDS = 0.25
+LONGEST_TIMEOUT_SECONDS = 3600.0
 SETTLE_STEPS = 20
 MOST_REMARKS = 1_000
 
@@ -45,7 +52,7 @@ _run_numbers = itertools.count(1)
 class LiveSession:
     """Collects what happens between the start and the stop of one meter.
 
-    It is the recorder of its windows; see `mlmeter.window.Recorder`.
+    It is the recorder of its windows; see `mlmeter.windows.Recorder`.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class LiveSession:
         self._period_seconds = period_seconds
         self._on_window = on_window
         self._reporting = False
+        self._warned_not_running = False
         self._facts = facts
         self._sampler = sampler
         self._lock = threading.RLock()
@@ -136,6 +144,13 @@ class LiveSession:
         self._events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))
         logger.info("%s: %s", kind, message)
 
+    def warn_not_running(self) -> None:
+        """Warn once that windows are opened although nothing records them."""
+        if not self._warned_not_running:
+            self._warned_not_running = True
+            state = "has been stopped" if self.started else "was never started"
+            self._warn("window", f"meter {self._name!r} {state}: its windows are not metered", StateWarning)
+
     def window_energy(self, window: Window, kind: str | None) -> Energy:
         """Return the energy of a window with what has been read so far."""
         session = self._final
@@ -155,6 +170,8 @@ class LiveSession:
         """Return the energy of a window once its end is known to the counters."""
         if timeout_seconds is None:
             timeout_seconds = SETTLE_PERIODS * self._slowest_period() + 2 * self._period_seconds
+        else:
+            _check_timeout(timeout_seconds)
         clock, waiter = self._sampler.clock, threading.Event()
         deadline_ns = clock.now_ns() + round(timeout_seconds * 1e9)
         step_seconds = max(self._slowest_period() / SETTLE_STEPS, 0.001)
@@ -185,7 +202,7 @@ class LiveSession:
     def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
         self.remark(kind, text)
         try:
-            warnings.warn(text, category, stacklevel=_frames_of_ours() + 1)
+            warnings.warn(text, category, stacklevel=frames_of_ours() + 1)
         except MLMeterWarning:
             # Where warnings are errors, the metered program must still run; the event tells.
             logger.warning(text)
@@ -225,7 +242,9 @@ class LiveSession:
                     break
                 self.finished.popleft()
                 self._on_window(window)
-        except Exception as error:  # the observer is the user's; its failure is an event
+        # The observer is the user's: its failure is an event, also if it tries to exit the program
+        # from the sampler's thread.
+        except (Exception, SystemExit, GeneratorExit) as error:
             self.remark("window", f"on_window failed: {type(error).__name__}: {error}")
         finally:
             self._reporting = False
@@ -275,7 +294,14 @@ class LiveSession:
         self.edge = None
 
 
-def _frames_of_ours() -> int:
+def _check_timeout(timeout_seconds: object) -> None:
+    number = isinstance(timeout_seconds, (int, float)) and not isinstance(timeout_seconds, bool)
+    if not number or not 0 <= timeout_seconds <= LONGEST_TIMEOUT_SECONDS:  # type: ignore[operator]
+        accepted = f"a number from 0 to {LONGEST_TIMEOUT_SECONDS:.0f}, or None"
+        raise ArgumentError(f"timeout_seconds={timeout_seconds!r}: expected {accepted}")
+
+
+def frames_of_ours() -> int:
     """Number of frames between the caller and the metered program."""
     package = str(Path(__file__).parent)
     frame: FrameType | None = sys._getframe(1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -15,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
-from mlmeter.errors import ArgumentError, RunFileError, StateError
-from mlmeter.live import LiveSession
+from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
+from mlmeter.live import LiveSession, frames_of_ours
 from mlmeter.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
 from mlmeter.session import Session
-from mlmeter.window import Recorder, Window
+from mlmeter.windows import Recorder, Window
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -135,6 +137,10 @@ class EnergyMeter(WindowMethods):
         sync: called at both edges of each window, to wait for work that runs elsewhere, such
             as ``torch.cuda.synchronize``; None or ``"none"`` for no waiting.
 
+    Attributes:
+        run_directory: where the last run was written; None if nowhere.
+        write_error: why it could not be written; None if it was, or was not to be.
+
     Raises:
         ArgumentError: an argument is wrong; the message says what is accepted.
 
@@ -178,6 +184,7 @@ class EnergyMeter(WindowMethods):
         self._lock = threading.RLock()
         self._live = self._new_live()
         self.run_directory: Path | None = None
+        self.write_error: str | None = None
 
     @property
     def recorder(self) -> LiveSession:
@@ -277,10 +284,17 @@ class EnergyMeter(WindowMethods):
         """Write the files; the metered program must not fail because of a full disk."""
         from mlmeter.report.run_directory import write_run
 
+        self.run_directory = self.write_error = None
         try:
             self.run_directory = write_run(self.session.recording, output_dir)
-        except (OSError, RunFileError) as error:
-            logger.error("the run directory could not be written below %s: %s", output_dir, error)
+        except Exception as error:  # whatever the disk or the recording does, the program goes on
+            self.write_error = f"{type(error).__name__}: {error}"
+            text = (
+                f"the run of meter {self.name!r} could not be written below {output_dir}: {self.write_error}"
+            )
+            logger.exception(text)
+            with contextlib.suppress(NotWrittenWarning):
+                warnings.warn(text, NotWrittenWarning, stacklevel=frames_of_ours() + 1)
 
     def __repr__(self) -> str:
         state = "running" if self._live.running else "stopped" if self._live.started else "not started"
@@ -309,11 +323,33 @@ def default_meter() -> EnergyMeter:
     global _default
     with _default_lock:
         if _default is None:
-            _default = EnergyMeter(phase=OTHER, output_dir=os.environ.get(OUTPUT_DIR_VARIABLE) or None)
-            atexit.register(_default.stop)
+            _default = _new_default_meter()
+            _stop_at_exit(_default)
         if not _default.running and not _default.recorder.started:
             _default.start()
         return _default
+
+
+def _new_default_meter() -> EnergyMeter:
+    """Make the meter; a wrong directory in the environment must not break a decorated function."""
+    directory = os.environ.get(OUTPUT_DIR_VARIABLE) or None
+    try:
+        return EnergyMeter(phase=OTHER, output_dir=directory)
+    except ArgumentError as error:
+        with contextlib.suppress(NotWrittenWarning):
+            text = f"{OUTPUT_DIR_VARIABLE}: {error}; no run is written"
+            warnings.warn(text, NotWrittenWarning, stacklevel=frames_of_ours() + 1)
+        return EnergyMeter(phase=OTHER)
+
+
+def _stop_at_exit(meter: EnergyMeter) -> None:
+    """Stop a meter at the end of the process; workers of `multiprocessing` do not run `atexit`."""
+    atexit.register(meter.stop)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, meter.stop, exitpriority=0)
 
 
 _module = _ActiveMeter()
@@ -351,7 +387,10 @@ def _checked_directory(output_dir: object) -> Path | None:
         return None
     if not isinstance(output_dir, (str, os.PathLike)) or not os.fspath(output_dir):
         raise ArgumentError(f"output_dir={output_dir!r}: expected a directory's path, or None")
-    path = Path(output_dir)
+    if "\0" in os.fsdecode(output_dir):
+        raise ArgumentError(f"output_dir={output_dir!r}: a path cannot hold a null character")
+    # The program may change its directory before the run is written.
+    path = Path(os.path.abspath(os.fsdecode(output_dir)))  # noqa: PTH100  # keeps links, unlike resolve()
     if path.exists() and not path.is_dir():
         raise ArgumentError(f"output_dir={output_dir!r}: there is a file of that name, not a directory")
     return path

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 # What shells answer in these cases.
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 INTERRUPTED = 128 + signal.SIGINT
 SIGNALLED = 128
+# These, and folders, have their own `__main__` inside.
+ARCHIVES = (".zip", ".pyz")
 # Signals to `mlmeter run` are meant for the program that it runs.
 FORWARDED = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
@@ -54,6 +60,15 @@ class Program:
         return cls(command, script=rest[0], arguments=tuple(rest[1:]))
 
     @property
+    def other_python(self) -> bool:
+        """Whether a script is run by an interpreter that is not this one."""
+        here = self.script is not None or self.module is not None
+        first, *rest = self.command
+        return (
+            not here and Path(first).name.startswith("python") and not _is_this_python(first) and bool(rest)
+        )
+
+    @property
     def name(self) -> str:
         """Name of the run."""
         return Path(self.script).stem if self.script else self.module or Path(self.command[0]).name
@@ -81,18 +96,23 @@ class Program:
         _end_in_order_when_terminated()
         try:
             if self.module is not None:
-                sys.path.insert(0, str(Path.cwd()))
+                sys.path[0] = str(Path.cwd())
                 runpy.run_module(self.module, run_name="__main__", alter_sys=True)
             elif self.script is not None:
-                sys.path.insert(0, str(Path(self.script).resolve().parent))
-                runpy.run_path(str(Path(self.script).absolute()), run_name="__main__")
+                sys.path[0] = str(Path(self.script).resolve().parent)
+                _run_script(Path(self.script).absolute())
+            _wait_for_threads()
         except SystemExit as stop:
-            return _exit_code(stop.code)
+            code = _exit_code(stop.code)
+            if code < SIGNALLED:
+                _wait_for_threads()
+            return code
         except KeyboardInterrupt:
             _show_exception()
             return INTERRUPTED
         except BaseException:
             _show_exception()
+            _wait_for_threads()
             return 1
         return 0
 
@@ -131,6 +151,29 @@ def _exit_code(code: object) -> int:
         return code & 0xFF
     print(code, file=sys.stderr)  # noqa: T201  # what python itself does
     return 1
+
+
+def _run_script(path: Path) -> None:
+    """Run a file in a module that stays ``__main__`` to the end of the process.
+
+    Functions for the exit of the process and pickles of the script's own classes need it.
+    """
+    if path.is_dir() or path.suffix in ARCHIVES:
+        runpy.run_path(str(path), run_name="__main__")
+        return
+    with io.open_code(str(path)) as file:
+        code = compile(file.read(), str(path), "exec")
+    module = ModuleType("__main__")
+    module.__dict__.update(__file__=str(path), __builtins__=builtins, __cached__=None)
+    sys.modules["__main__"] = module
+    exec(code, module.__dict__)
+
+
+def _wait_for_threads() -> None:
+    """Wait, as the interpreter does at its end, for what the program still does in threads."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
 
 
 def _end_in_order_when_terminated() -> None:

@@ -250,7 +250,7 @@ class Sampler:
                     self.locate()
                 if self._now_ns() >= deadline_ns:
                     self.tick()
-            except Exception:  # the thread must outlive anything a backend or observer does
+            except BaseException:  # the thread must outlive anything a backend or observer does
                 logger.exception("the sampler failed in one round and goes on")
             deadline_ns = self._next_deadline_ns(deadline_ns)
 

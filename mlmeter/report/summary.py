@@ -6,10 +6,11 @@ import html
 import textwrap
 from typing import Any
 
-from mlmeter.frame import build_table, singular
+from mlmeter.frame import build_table
 from mlmeter.measurement import Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import interval, number, percent, shorten, table
+from mlmeter.work import singular
 
 WIDTH = 80
 MOST_EVENTS = 5

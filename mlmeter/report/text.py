@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 SIGNIFICANT_DIGITS = 4
 INTERVAL_DIGITS = 3
@@ -62,6 +63,14 @@ def record_lines(records: Sequence[Mapping[str, object]]) -> str:
         width = max(map(len, shown), default=0)
         blocks.append("\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items()))
     return "\n\n".join(blocks)
+
+
+def path_text(path: Path) -> str:
+    """Return a path as seen from the current directory, if it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
 
 
 def shorten(text: str, width: int = 20) -> str:

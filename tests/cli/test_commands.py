@@ -286,3 +286,39 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert mlmeter.__version__ in mlmeter_command("--version", cwd=tmp_path).stdout
     text = mlmeter_command("--help", cwd=tmp_path).stdout
     assert all(name in text for name in ("demo", "run", "doctor", "report"))
+
+
+def test_threads_of_the_script_are_metered_to_their_end(tmp_path: Path) -> None:
+    """The run lasts as long as the program: until its last thread has ended."""
+    text = (
+        "import threading, time, mlmeter\n"
+        "@mlmeter.inference('late')\ndef work():\n    time.sleep(0.3)\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    assert metered(tmp_path, text).returncode == 0
+    late = next(row for row in window_rows(tmp_path) if row["name"] == "late")
+    assert late["unfinished"] == "False"
+    assert float(late["duration_seconds"]) >= 0.3
+
+
+def test_exit_functions_find_the_script_as_main(tmp_path: Path) -> None:
+    """What runs at exit can pickle the script's own classes."""
+    text = (
+        "import atexit, pickle\nclass Thing: pass\n"
+        "atexit.register(lambda: print(len(pickle.dumps(Thing())) > 0))\n"
+    )
+    assert metered(tmp_path, text).stdout == "True\n"
+
+
+def test_a_run_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    """The program's exit code passes; the reason is on standard error."""
+    result = mlmeter_command("run", "--output-dir", "/proc/nowhere", "--", "true", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "was not written: FileNotFoundError" in result.stderr
+
+
+def test_mistyped_option_is_wrong_usage(tmp_path: Path) -> None:
+    """An unknown option before the program is not taken for the program."""
+    result = mlmeter_command("run", "--quite", "--", "true", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "No such option" in result.stderr

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from mlmeter.errors import ArgumentError
-from mlmeter.frame import build_table, singular
+from mlmeter.frame import build_table
 from mlmeter.recording import TABLES
 from mlmeter.session import Session
+from mlmeter.testing import FakeBackend, FakeClock, fake_meter
+from mlmeter.work import RESERVED_NAMES, rate_names, singular
 
 ENERGY = [
     "energy_joules",
@@ -222,8 +224,38 @@ def test_repr_of_a_session_tells_its_energy(session: Session) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "one"),
-    [("samples", "sample"), ("batches", "batch"), ("flops", "flop"), ("queries", "query"), ("loss", "loss")],
+    [
+        ("samples", "sample"),
+        ("batches", "batch"),
+        ("boxes", "box"),
+        ("flops", "flop"),
+        ("queries", "query"),
+        ("entries", "entry"),
+        ("loss", "loss"),
+        ("status", "status"),
+        ("gas", "gas"),
+        ("s", "s"),
+    ],
 )
 def test_singular(unit: str, one: str) -> None:
     """Column names read like English."""
     assert singular(unit) == one
+
+
+def test_units_of_one_singular_have_columns_of_their_own() -> None:
+    """``sample`` and ``samples`` in one session do not overwrite each other."""
+    assert rate_names(["sample", "samples", "tokens"]) == {
+        "sample": "joules_per_sample",
+        "samples": "joules_per_samples",
+        "tokens": "joules_per_token",
+    }
+
+
+@pytest.mark.parametrize("table", ["phases", "windows", "window_names"])
+def test_every_column_is_reserved(table: str) -> None:
+    """A unit cannot have the name of a column that is there without units."""
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, 100), clock=clock)
+    with meter, meter.window("w"):
+        clock.advance(1)
+    assert set(build_table(meter.session.recording, table).columns) <= RESERVED_NAMES

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextvars
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from mlmeter.errors import ArgumentError, StateError
+from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
 from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNCHRONISED, Closed, WindowLog
+from mlmeter.work import check_counts, check_names
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -49,6 +49,9 @@ class Recorder(Protocol):
 
     def remark(self, kind: str, message: str) -> None:
         """Note an event of the session."""
+
+    def warn_not_running(self) -> None:
+        """Warn once that windows are opened although nothing records them."""
 
     def window_energy(self, window: Window, kind: str | None) -> Energy:
         """Return the energy of a window with what has been read so far."""
@@ -96,6 +99,7 @@ class Window:
         "_pieces",
         "_recorder",
         "_resumed_ns",
+        "_sync_failed",
         "_thread",
         "_token",
         "end_ns",
@@ -119,6 +123,8 @@ class Window:
         self._named = name is not None
         # Empty until the window opens, if its phase is to be that of the enclosing window.
         self.phase = phase or ""
+        if units:
+            check_names(units)
         self._given = units
         self.id = 0
         # Times of the meter's clock; NOT_YET before the opening and the end.
@@ -129,11 +135,12 @@ class Window:
             raise StateError(f"window {self.name!r} was already used: open a new one for each span")
         units = self._given
         if units:
-            check_units(units)
+            check_counts(units)
         self.units: Mapping[str, float] = units or {}  # type: ignore[assignment]  # checked: numbers
         self._recorder = recorder = self._origin.recorder
         log = recorder.log
         self._flags = 0
+        self._sync_failed = False
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
         self._enclosing = parent = current.get()
@@ -158,6 +165,8 @@ class Window:
             recorder.edge()
         if recorder.running:
             log.open[self.id] = self
+        else:
+            recorder.warn_not_running()
         self.start_ns = self._resumed_ns = recorder.now_ns()
         return self
 
@@ -168,12 +177,14 @@ class Window:
         traceback: TracebackType | None,
     ) -> None:
         recorder = self._recorder
+        if self.end_ns != NOT_YET:
+            return
         if recorder.synchronise is not None and self._resumed_ns != NOT_YET:
             self._synchronise()
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
             recorder.edge()
-        if exception_type is not None:
+        if exception_type is not None and not _is_normal_end(exception):
             self._flags |= FAILED
         self._leave_context()
         log = recorder.log
@@ -199,20 +210,22 @@ class Window:
         name = self.name if self._named else own_name
         rules = {unit: count for unit, count in given.items() if callable(count)}
         fixed = {unit: count for unit, count in given.items() if not callable(count)}
-        check_units(fixed)
+        check_counts(fixed)
         return metered(function, lambda: Window(origin, name, phase, fixed), rules)
 
     def add(self, **units: float) -> None:
         """Count more work done in this window, such as ``window.add(tokens=17)``.
 
         Raises:
-            ArgumentError: a count is not a finite number of 0 or more.
+            ArgumentError: a count is not a finite number of 0 or more, or has the name of a column.
             StateError: the window has not been opened.
         """
-        check_units(units)
+        check_names(units)
+        check_counts(units)
         totals = dict(self.units)
         for name, count in units.items():
-            totals[name] = totals.get(name, 0) + count
+            # Other kinds of number cannot always be added to each other.
+            totals[name] = totals.get(name, 0) + (count if type(count) is int else float(count))
         if not self.id:
             raise StateError(f"window {self.name!r} is not open yet: count work inside it")
         if self.end_ns != NOT_YET:
@@ -261,6 +274,8 @@ class Window:
 
     def suspend(self) -> None:
         """Interrupt the window: what follows is not its time (a generator that has yielded)."""
+        if self._recorder.synchronise is not None:
+            self._synchronise()
         now = self._recorder.now_ns()
         if self._pieces is None:
             self._pieces = []
@@ -270,6 +285,8 @@ class Window:
 
     def resume(self) -> None:
         """Go on after `suspend`."""
+        if self._recorder.synchronise is not None:
+            self._synchronise()
         self._enclosing = current.get()
         self._token = current.set(self)
         self._resumed_ns = self._recorder.now_ns()
@@ -313,26 +330,19 @@ class Window:
             self._recorder.synchronise()
         except Exception as error:  # the user's hook must not break the user's loop
             self.remark(f"the sync function failed: {type(error).__name__}: {error}")
+            self._sync_failed = True
+            self._flags &= ~SYNCHRONISED
         else:
-            self._flags |= SYNCHRONISED
+            if not self._sync_failed:
+                self._flags |= SYNCHRONISED
 
     def __repr__(self) -> str:
         state = "not yet opened" if not self.id else "open" if self.end_ns == NOT_YET else "closed"
         return f"<Window {self.name!r} ({self.phase}), {state}>"
 
 
-def check_units(units: Mapping[str, Any]) -> None:
-    """Check counts of work.
-
-    Raises:
-        ArgumentError: a count is not a finite number of 0 or more.
-    """
-    for name, count in units.items():
-        if type(count) is int and count >= 0:
-            continue
-        try:
-            usable = not isinstance(count, (bool, str, bytes)) and math.isfinite(count) and count >= 0
-        except (TypeError, ValueError, OverflowError):
-            usable = False
-        if not usable:
-            raise ArgumentError(f"{name}={count!r}: a count of work is a finite number of 0 or more")
+def _is_normal_end(exception: BaseException | None) -> bool:
+    """Whether an exception only ends a generator that is left early, or the program with success."""
+    if isinstance(exception, SystemExit):
+        return exception.code in (None, 0)
+    return isinstance(exception, GeneratorExit)
