@@ -132,9 +132,8 @@ _WINDOW_COLUMNS = (
 def window_names_table(recording: Recording) -> Table:
     """Windows of one name and phase pooled, children included; recursion is counted once."""
     resolution, records = recording.resolution, recording.windows
-    label, parent = resolution.windows.label, resolution.windows.parent
-    outermost = label != np.where(parent >= 0, label[parent], -1)
-    rows = np.flatnonzero(outermost & (label >= 0))
+    label = resolution.windows.label
+    rows = np.flatnonzero(~_inside_same_label(resolution.windows.parent, label) & (label >= 0))
     labels = np.unique(label[rows])
     group = np.searchsorted(labels, label[rows])
     size = len(labels)
@@ -164,6 +163,18 @@ def window_names_table(recording: Recording) -> Table:
             }
         )
     return _join("window_names", blocks)
+
+
+def _inside_same_label(parent: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which windows are inside another one of their label, however deep: recursion."""
+    inside = np.zeros(len(parent), dtype=np.bool_)
+    row, ancestor = np.arange(len(parent)), parent.copy()
+    while len(row):
+        same = (ancestor >= 0) & (label[row] == label[ancestor])
+        inside[row[same]] = True
+        further = (ancestor > 0) & ~same
+        row, ancestor = row[further], parent[ancestor[further]]
+    return inside
 
 
 def domains_table(recording: Recording) -> Table:

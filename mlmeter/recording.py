@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mlmeter.window_log import WindowRecords
 
 SESSION_ROW = 0
+# Groups of windows that are bounded as wholes: so many, fewer if there are many windows.
+MOST_GROUPS = 200
+MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
 TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
 
@@ -142,39 +145,43 @@ class Resolution:
         from mlmeter.energy.attribution import pool
         from mlmeter.energy.columns import energy_columns, total_columns
 
-        weights = [self._weights(rows[group == number]) for number in range(groups)]
+        bounds = self._group_bounds(rows, group, groups)
         counted = []
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
-            bounds = self._share_bounds(domain.name, weights)
             inclusive = self.attributions[domain.name].inclusive
-            columns = energy_columns(pool(inclusive, rows, group, bounds))
+            columns = energy_columns(pool(inclusive, rows, group, bounds[domain.name]))
             if domain.counted:
                 counted.append(columns)
             yield domain.name, domain.kind, columns
         yield TOTAL, TOTAL, total_columns(counted, groups)
 
-    def _weights(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return which part of the time from edge to edge belongs to these windows and their children."""
+    def _group_bounds(
+        self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Bound each domain's energy of groups of windows as wholes, by domain; shape (2, groups).
+
+        The work grows with groups times windows: only the largest groups are worth it, and a
+        single window is bounded as well by itself.
+        """
         import numpy as np
 
-        from mlmeter.energy.windows import with_descendants
+        from mlmeter.energy.windows import pieces_within
 
-        mask = np.zeros(len(self.windows), dtype=np.bool_)
-        mask[chosen] = True
-        inside = with_descendants(self.windows.parent, mask)
-        return self.ownership.weights(inside[self.ownership.owner])
-
-    def _share_bounds(self, domain_name: str, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Bound the energy of parts of the session's time, shape (2, parts)."""
-        import numpy as np
-
-        timeline = self.timelines[domain_name]
-        bounds = np.array([[0.0] * len(weights), [np.inf] * len(weights)])
-        if timeline is not None and timeline.known and len(self.ownership.edges) > 1:
-            for number, part in enumerate(weights):
-                bounds[:, number] = timeline.share_bounds(self.ownership.edges, part)
+        unbounded = np.array([[0.0] * groups, [np.inf] * groups])
+        bounds = {domain.name: unbounded.copy() for domain, _ in self._recording.domains}
+        sizes = np.bincount(group, minlength=groups)
+        most = min(MOST_GROUPS, 1 + MOST_GROUPS_TIMES_WINDOWS // len(self.windows))
+        for number in np.argsort(-sizes, kind="stable")[:most]:
+            if sizes[number] < 2 or len(self.ownership.edges) < 2:
+                break
+            chosen = np.zeros(len(self.windows), dtype=np.bool_)
+            chosen[rows[group == number]] = True
+            weights = self.ownership.weights(pieces_within(self.windows, self.ownership, chosen))
+            for name, timeline in self.timelines.items():
+                if timeline is not None and timeline.known:
+                    bounds[name][:, number] = timeline.share_bounds(self.ownership.edges, weights)
         return bounds
 
     def total(self, spans: str, kind: str | None = None) -> Columns:

@@ -60,24 +60,33 @@ class SourcePool:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._best: tuple[tuple[Source, ...], Probe] | None = None
+        self._opened: dict[object, tuple[tuple[Source, ...], Probe]] = {}
 
     def open(self, selection: tuple[str | Backend, ...] | None) -> tuple[tuple[Source, ...], Probe]:
         """Open the selection, or take what another running meter has opened of the same.
 
         The caller holds `lock` until it has subscribed to the sources.
         """
-        if selection is None and self._best is not None and all(s.subscribers for s in self._best[0]):
-            return self._best
-        found = probe(selection)
-        sources = tuple(Source.of(opened.backend, opened.domains) for opened in found.opened)
-        if selection is None:
-            self._best = (sources, found) if sources else None
-        return sources, found
+        self._opened = {
+            key: found for key, found in self._opened.items() if all(s.subscribers for s in found[0])
+        }
+        # A backend object can be open once only: opening it again would close it under the other meter.
+        key = None if selection is None else tuple(_identity(item) for item in selection)
+        if key not in self._opened:
+            found = probe(selection)
+            sources = tuple(Source.of(opened.backend, opened.domains) for opened in found.opened)
+            if not sources:
+                return sources, found
+            self._opened[key] = (sources, found)
+        return self._opened[key]
 
     def after_fork_in_child(self) -> None:
         """Start afresh: sources of the parent are read by the parent."""
         self.__init__()  # type: ignore[misc]  # the plainest way to forget everything
+
+
+def _identity(item: str | Backend) -> object:
+    return item if isinstance(item, str) else id(item)
 
 
 POOL = SourcePool()

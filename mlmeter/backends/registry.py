@@ -7,6 +7,7 @@ Adding hardware is one file and one line here, or an entry point of the group
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import NamedTuple, cast
 
@@ -58,7 +59,7 @@ def check_selection(backends: Sequence[str | Backend] | None) -> tuple[str | Bac
     """Validate the `backends` argument of a meter.
 
     Raises:
-        ArgumentError: a name is unknown or an object is no backend.
+        ArgumentError: a name is unknown, an object is no backend, or something is named twice.
     """
     if backends is None:
         return None
@@ -76,6 +77,9 @@ def check_selection(backends: Sequence[str | Backend] | None) -> tuple[str | Bac
             raise ArgumentError(
                 f"backends: {item!r} is neither a name nor an object with name, open(), read() and close()"
             )
+    for position, item in enumerate(selection):
+        if any(item is other or item == other for other in selection[:position]):
+            raise ArgumentError(f"backends: {item!r} is named twice: its energy would be counted twice")
     return selection
 
 
@@ -88,22 +92,20 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     unavailable: list[Unavailable] = []
     notes: list[str] = []
     metered: set[str] = set()
-    for item in _probe_order() if selection is None else selection:
-        builtin = next((entry for entry in BUILTINS if entry.name == item), None)
-        if (
-            selection is None
-            and builtin is not None
-            and builtin.estimates
-            and metered.issuperset(builtin.kinds)
-        ):
-            continue
+    for item in _probe_order(backend_names() if selection is None else selection):
         name = item if isinstance(item, str) else item.name
+        builtin = next((entry for entry in BUILTINS if entry.name == item), None)
+        if builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
+            if selection is not None:
+                notes.append(f"{name}: not used, because something else meters {'/'.join(builtin.kinds)}")
+            continue
         try:
             backend = _load(item) if isinstance(item, str) else item
             domains = tuple(backend.open())
         except Exception as error:  # a foreign backend may raise anything; the others go on
             unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
             continue
+        domains = _distinct(domains, [domain for other in opened for domain in other.domains], notes)
         opened.append(Opened(backend, domains))
         measured = (domain for domain in domains if domain.provenance is not Provenance.ESTIMATED)
         metered.update(domain.kind for domain in measured if domain.counted)
@@ -112,10 +114,37 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
 
 
-def _probe_order() -> tuple[str, ...]:
-    """All names, estimates last: what somebody else's backend measures needs no estimate."""
+def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
+    """Estimates last: what something else measures needs no estimate."""
     estimates = {builtin.name for builtin in BUILTINS if builtin.estimates}
-    return tuple(sorted(backend_names(), key=estimates.__contains__))
+    return sorted(selection, key=lambda item: isinstance(item, str) and item in estimates)
+
+
+def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str]) -> tuple[Domain, ...]:
+    """Give domains names of their own; one that another backend reads already is shown, not added."""
+    taken = {domain.name for domain in others}
+    by_id = {domain.id: domain.name for domain in others}
+    names: dict[str, str] = {}
+    for domain in domains:
+        names[domain.name] = _free_name(domain, taken)
+        taken.add(names[domain.name])
+    result = []
+    for domain in domains:
+        parent = names.get(domain.parent or "", domain.parent)
+        if domain.id in by_id:
+            parent = by_id[domain.id]
+            notes.append(f"{domain.source}: {domain.id} is metered as {parent} already and not added again")
+        result.append(replace(domain, name=names[domain.name], parent=parent))
+    return tuple(result)
+
+
+def _free_name(domain: Domain, taken: set[str]) -> str:
+    """Return the domain's name, or one like it that is not taken."""
+    name, number = domain.name, 1
+    while name in taken:
+        number += 1
+        name = f"{domain.name}-{number}"
+    return name
 
 
 def _entry_points() -> tuple[str, ...]:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
-from mlmeter.energy.windows import Ownership, Windows, add_to_ancestors, same_phase_runs
+from mlmeter.energy.windows import (
+    Ownership,
+    Windows,
+    add_to_ancestors,
+    add_to_enclosing,
+    same_phase_runs,
+)
 from mlmeter.measurement import Domain
 
 if TYPE_CHECKING:
@@ -21,6 +27,10 @@ if TYPE_CHECKING:
     from mlmeter.energy.timeline import Timeline
 
     Joules = NDArray[np.float64]
+
+
+# The work grows with phases times windows; who labels every window differently has bounds of windows.
+MOST_BOUNDED_PHASES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,7 @@ def attribute(
     """Give every window and every phase its share of the domain's energy."""
     table = _piece_table(timeline, ownership)
     exclusive = _sum_by(ownership.owner, table, len(windows))
-    inclusive = add_to_ancestors(windows.parent, exclusive)
+    inclusive = add_to_enclosing(windows, ownership, table)
     _tighten_undivided(timeline, windows, ownership, inclusive)
     n_phases = int(phase_of_window.max()) + 1
     phases = _sum_by(phase_of_window[ownership.owner], table, n_phases)
@@ -220,7 +230,8 @@ def _tighten_phases(
         phases[2] = np.minimum(phases[2], np.bincount(phase, weights=high, minlength=size))
     owner_phase = phase_of_window[ownership.owner]
     # A session of no length has no instants, and nothing to bound.
-    for phase_number in range(phases.shape[1] if len(owner_phase) else 0):
+    bounded = min(phases.shape[1], MOST_BOUNDED_PHASES) if len(owner_phase) else 0
+    for phase_number in range(bounded):
         weights = ownership.weights(owner_phase == phase_number)
         low_joules, high_joules = timeline.share_bounds(ownership.edges, weights)
         phases[1, phase_number] = max(phases[1, phase_number], low_joules)

@@ -3,10 +3,14 @@
 Window 0 is the session itself. At each instant the owners are the open windows in which no
 other window is open; several owners (threads, tasks) share the instant equally. A window may
 have several intervals: a generator is not running between two of its values.
+
+A window can outlive the one that it was opened in, such as a task that is not awaited. What
+it does then belongs to it and to those around it that are still open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,6 +120,7 @@ def _innermost_pieces(windows: Windows) -> tuple[Indices, Seconds, Seconds]:
     if parents.any():
         pieces.append(_uncovered(windows, parents))
     owner, start, end = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    owner, start, end = _cut_where_ancestors_end(windows, owner, start, end)
     real = end > start
     order = np.argsort(start[real], kind="stable")
     return owner[real][order], start[real][order], end[real][order]
@@ -124,13 +129,12 @@ def _innermost_pieces(windows: Windows) -> tuple[Indices, Seconds, Seconds]:
 def _uncovered(windows: Windows, parents: NDArray[np.bool_]) -> tuple[Indices, Seconds, Seconds]:
     """Sweep each parent's own and its children's intervals: innermost = open and no child open."""
     own = windows.owner[parents]
-    parent_of_interval = windows.parent[windows.owner]
-    child = parent_of_interval >= 0
-    group = np.concatenate([own, own, parent_of_interval[child], parent_of_interval[child]])
+    covered_row, child = _covered_by(windows)
+    group = np.concatenate([own, own, covered_row, covered_row])
     time = np.concatenate(
         [windows.start[parents], windows.end[parents], windows.start[child], windows.end[child]]
     )
-    ones_own, ones_child = np.ones(len(own), np.int64), np.ones(int(child.sum()), np.int64)
+    ones_own, ones_child = np.ones(len(own), np.int64), np.ones(len(child), np.int64)
     none_own, none_child = np.zeros_like(ones_own), np.zeros_like(ones_child)
     opened = np.concatenate([ones_own, -ones_own, none_child, none_child])
     covered = np.concatenate([none_own, none_own, ones_child, -ones_child])
@@ -140,6 +144,64 @@ def _uncovered(windows: Windows, parents: NDArray[np.bool_]) -> tuple[Indices, S
     innermost = (np.cumsum(opened[order]) > 0) & (np.cumsum(covered[order]) == 0)
     piece = innermost[:-1] & (group[:-1] == group[1:])
     return group[:-1][piece], time[:-1][piece], time[1:][piece]
+
+
+def _covered_by(windows: Windows) -> tuple[Indices, Indices]:
+    """Return pairs of a window and an interval of a descendant in whose time it is not innermost.
+
+    Its children's intervals, and those of remoter descendants where what is between may not be open.
+    """
+    intervals = np.flatnonzero(windows.parent[windows.owner] >= 0)
+    ancestor = windows.parent[windows.owner[intervals]]
+    hull_start, hull_end = hulls(windows)
+    interrupted = np.bincount(windows.owner, minlength=len(windows)) > 1
+    rows, found = [ancestor], [intervals]
+    while True:
+        sticks_out = windows.end[intervals] > hull_end[ancestor]
+        sticks_out |= windows.start[intervals] < hull_start[ancestor]
+        alone = (ancestor > 0) & (sticks_out | interrupted[ancestor])
+        if not alone.any():
+            return np.concatenate(rows), np.concatenate(found)
+        intervals = intervals[alone]
+        ancestor = windows.parent[ancestor[alone]]
+        rows.append(ancestor)
+        found.append(intervals)
+
+
+def _cut_where_ancestors_end(
+    windows: Windows, owner: Indices, start: Seconds, end: Seconds
+) -> tuple[Indices, Seconds, Seconds]:
+    """Cut pieces of windows that outlive an ancestor, so that each piece is inside it or outside."""
+    loose = outliving(windows)
+    if not loose.any():
+        return owner, start, end
+    ancestor = np.where(loose[owner], windows.parent[owner], -1)
+    while (ancestor > 0).any():
+        for hull in hulls(windows):
+            at = np.where(ancestor > 0, hull[ancestor], np.inf)
+            cut = (at > start) & (at < end)
+            start = np.concatenate([start, at[cut]])
+            end = np.concatenate([np.where(cut, at, end), end[cut]])
+            owner = np.concatenate([owner, owner[cut]])
+            ancestor = np.concatenate([ancestor, ancestor[cut]])
+        ancestor = np.where(ancestor > 0, windows.parent[ancestor], -1)
+    return owner, start, end
+
+
+def hulls(windows: Windows) -> tuple[Seconds, Seconds]:
+    """Return first start and last end of each window, shape (windows,)."""
+    start, end = np.full(len(windows), np.inf), np.full(len(windows), -np.inf)
+    np.minimum.at(start, windows.owner, windows.start)
+    np.maximum.at(end, windows.owner, windows.end)
+    return start, end
+
+
+def outliving(windows: Windows) -> NDArray[np.bool_]:
+    """Tell which windows, or windows around them, stick out of what they were opened in."""
+    start, end = hulls(windows)
+    has_parent = windows.parent >= 0
+    sticks_out = (end > end[windows.parent]) | (start < start[windows.parent])
+    return with_descendants(windows.parent, has_parent & sticks_out)
 
 
 def same_phase_runs(ownership: Ownership, phase_of_owner: Indices) -> tuple[Indices, Seconds, Seconds]:
@@ -157,6 +219,55 @@ def same_phase_runs(ownership: Ownership, phase_of_owner: Indices) -> tuple[Indi
     first = np.flatnonzero(new)
     last = np.concatenate((first[1:] - 1, [len(phase) - 1]))
     return phase[first], ownership.start[first], ownership.end[last]
+
+
+def add_to_enclosing(
+    windows: Windows, ownership: Ownership, pieces: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return each window's own pieces plus those of its descendants while it was open.
+
+    Args:
+        windows: the windows.
+        ownership: of these windows.
+        pieces: amounts of each piece, shape (columns, pieces).
+
+    Returns:
+        shape (columns, windows).
+    """
+    loose = outliving(windows)[ownership.owner]
+    size = len(windows)
+    own = [np.bincount(ownership.owner, np.where(loose, 0.0, column), size) for column in pieces]
+    # Sums of nothing come back as integers.
+    nested = np.stack(own).astype(np.float64)
+    sums = add_to_ancestors(windows.parent, nested)
+    for row, piece in _enclosing(windows, ownership, loose):
+        for total, column in zip(sums, pieces, strict=True):
+            np.add.at(total, row, column[piece])
+    return sums
+
+
+def pieces_within(windows: Windows, ownership: Ownership, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell of each piece whether it is in a chosen window or in a descendant while that is open."""
+    loose = outliving(windows)[ownership.owner]
+    inside = with_descendants(windows.parent, chosen)[ownership.owner] & ~loose
+    for row, piece in _enclosing(windows, ownership, loose):
+        inside[piece[chosen[row]]] = True
+    return inside
+
+
+def _enclosing(
+    windows: Windows, ownership: Ownership, which: NDArray[np.bool_]
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield, level by level, pairs of a window and a piece of it or of a descendant in its time."""
+    hull_start, hull_end = hulls(windows)
+    piece = np.flatnonzero(which)
+    row = ownership.owner[piece]
+    while len(piece):
+        open_then = ownership.end[piece] <= hull_end[row] + ROUNDING_SECONDS
+        open_then &= ownership.start[piece] >= hull_start[row] - ROUNDING_SECONDS
+        yield row[open_then], piece[open_then]
+        has_parent = windows.parent[row] >= 0
+        piece, row = piece[has_parent], windows.parent[row[has_parent]]
 
 
 def add_to_ancestors(parent: Indices, values: NDArray[np.float64]) -> NDArray[np.float64]:
