@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from mlmeter.energy.columns import Columns
+
 SESSION_NAME = "(session)"
 
 
@@ -70,6 +72,7 @@ def phases_table(recording: Recording) -> Table:
     seconds = _phase_seconds(resolution)
     units = {unit: counts for unit, counts in _units_by_phase(recording).items() if counts.any()}
     blocks = []
+    sessions = {domain: columns for domain, _, columns in resolution.by_domain(TOTAL)}
     for domain, kind, energies in resolution.by_domain("phases"):
         joules = energies["energy_joules"]
         blocks.append(
@@ -82,7 +85,8 @@ def phases_table(recording: Recording) -> Table:
                 "windows": windows,
                 **energies,
                 "mean_power_watts": _ratio(joules, seconds),
-                "share_ratio": _ratio(joules, np.full(count, np.nansum(joules))),
+                # Of a whole that is not known, no share is.
+                "share_ratio": _ratio(joules, np.full(count, _known(sessions[domain]))),
                 **_unit_columns(joules, units),
             }
         )
@@ -165,6 +169,11 @@ def window_names_table(recording: Recording) -> Table:
     return _join("window_names", blocks)
 
 
+def _known(session: Columns) -> float:
+    """Return the energy of the session, NaN if it is not resolved."""
+    return float(session["energy_joules"][0]) if session["resolved"][0] else float("nan")
+
+
 def _inside_same_label(parent: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell which windows are inside another one of their label, however deep: recursion."""
     inside = np.zeros(len(parent), dtype=np.bool_)
@@ -206,7 +215,7 @@ def domains_table(recording: Recording) -> Table:
                 "parent": domain.parent,
                 "counted": domain.counted,
                 "shared": domain.shared,
-                "reason": None if readable else "the counter gave no energy: never read, or it stood still",
+                "reason": None if readable else unread_reason(recording, domain.name),
             }
         )
     for missing in recording.unavailable:
@@ -224,6 +233,14 @@ def domains_table(recording: Recording) -> Table:
             }
         )
     return Table("domains", {name: [row.get(name) for row in rows] for name in _DOMAIN_COLUMNS})
+
+
+def unread_reason(recording: Recording, domain_name: str) -> str:
+    """Say why a domain gave no energy: its first trouble, or that its counter stood still."""
+    for event in recording.events:
+        if event.domain == domain_name and event.kind in ("lost", "gap"):
+            return event.message.removeprefix(f"{domain_name}: ")
+    return "its counter stood still"
 
 
 _DOMAIN_COLUMNS = (

@@ -146,16 +146,18 @@ class Resolution:
         from mlmeter.energy.columns import energy_columns, total_columns
 
         bounds = self._group_bounds(rows, group, groups)
-        counted = []
+        counted, unread_joules = [], None
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
             inclusive = self.attributions[domain.name].inclusive
-            columns = energy_columns(pool(inclusive, rows, group, bounds[domain.name]))
+            pooled = pool(inclusive, rows, group, bounds[domain.name])
+            columns = energy_columns(pooled)
             if domain.counted:
                 counted.append(columns)
+            unread_joules = self._unread_joules(pooled.duration_seconds)
             yield domain.name, domain.kind, columns
-        yield TOTAL, TOTAL, total_columns(counted, groups)
+        yield TOTAL, TOTAL, total_columns(counted, groups, unread_joules)
 
     def _group_bounds(
         self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
@@ -188,14 +190,29 @@ class Resolution:
         """Return the sum of the counted domains, or of those of one kind."""
         from mlmeter.energy.columns import energy_columns, total_columns
 
-        parts = [
-            energy_columns(getattr(self.attributions[domain.name], spans))
+        chosen = [
+            getattr(self.attributions[domain.name], spans)
             for domain, _ in self._recording.domains
             if domain.name in self.attributions
             and (domain.counted if kind is None else _of_kind(domain, kind))
         ]
         sizes = {"phases": len(self.phases), TOTAL: 1}
-        return total_columns(parts, sizes.get(spans, len(self.windows)))
+        unread_joules = self._unread_joules(chosen[0].duration_seconds, kind) if chosen else None
+        parts = [energy_columns(energies) for energies in chosen]
+        return total_columns(parts, sizes.get(spans, len(self.windows)), unread_joules)
+
+    def _unread_joules(
+        self, duration_seconds: NDArray[np.float64], kind: str | None = None
+    ) -> NDArray[np.float64] | None:
+        """Return what domains of the sum that were never read can have used; None if all were."""
+        from mlmeter.energy.timeline import max_power_watts
+
+        unread = [
+            max_power_watts(domain, rows)
+            for domain, rows in self._recording.domains
+            if not rows.counts and (domain.counted if kind is None else _of_kind(domain, kind))
+        ]
+        return sum(unread) * duration_seconds if unread else None
 
 
 def _of_kind(domain: Domain, kind: str) -> bool:

@@ -132,7 +132,15 @@ class Session:
         write_table(self._table(table), path)
 
     def to_parquet(self, path: str | os.PathLike[str], table: str = "phases") -> None:
-        """Write one table as Parquet (needs the extra ``mlmeter[parquet]``)."""
+        """Write one table as Parquet.
+
+        Raises:
+            ImportError: the extra ``mlmeter[parquet]`` is not installed.
+        """
+        try:
+            import pyarrow  # noqa: F401  # pandas would name several engines
+        except ImportError as error:
+            raise ImportError('Parquet needs pyarrow: pip install "mlmeter[parquet]"') from error
         self._frame(table).to_parquet(path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:

@@ -50,12 +50,18 @@ def energy_columns(energies: Energies) -> Columns:
     }
 
 
-def total_columns(parts: Sequence[Columns], spans: int) -> Columns:
+def total_columns(parts: Sequence[Columns], spans: int, unread_joules: NDArray[Any] | None = None) -> Columns:
     """Add the columns of distinct domains, span by span.
 
     Statistical uncertainties of different sensors are independent (root of the sum of
     squares); systematic ones are added, which is the safe side. A sum is as well covered,
     as resolved and of the provenance as its worst part.
+
+    Args:
+        parts: columns of the domains that could be read.
+        spans: their length.
+        unread_joules: what domains that belong to the sum but were never read can have used
+            at most, shape (spans,); None if there are none.
     """
     if not parts:
         return _nothing(spans)
@@ -68,7 +74,7 @@ def total_columns(parts: Sequence[Columns], spans: int) -> Columns:
     names = np.array([str(provenance) for provenance in PROVENANCES], dtype=object)
     methods = _first(stacked["method"], readable)
     methods[readable.sum(axis=0) > 1] = "sum"
-    return {
+    total = {
         **{name: _sum(stacked[name], some) for name in ("energy_joules", "low_joules", "high_joules")},
         "sigma_statistical_joules": np.sqrt(_sum(stacked["sigma_statistical_joules"] ** 2)),
         "sigma_systematic_joules": _sum(stacked["sigma_systematic_joules"]),
@@ -77,6 +83,11 @@ def total_columns(parts: Sequence[Columns], spans: int) -> Columns:
         "resolved": np.where(readable, stacked["resolved"], True).all(axis=0) & some,
         "coverage_ratio": stacked["coverage_ratio"].min(axis=0),
     }
+    if unread_joules is not None:
+        total["high_joules"] = total["high_joules"] + unread_joules
+        total["resolved"] = np.zeros(spans, dtype=np.bool_)
+        total["coverage_ratio"] = np.zeros(spans)
+    return total
 
 
 def energy_value(columns: Columns, row: int) -> Energy:

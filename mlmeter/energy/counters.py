@@ -173,7 +173,12 @@ class CounterRows:
         if self._failing_since_ns is None:
             return
         seconds = (reading.end_ns - self._failing_since_ns) / 1e9
-        text = f"{self._domain.name}: readable again after {seconds:.3f} s; that time is known as one sum"
+        known = "that time is known as one sum"
+        if self._last is None:
+            # A counter that was never read before tells nothing of the time before.
+            self._add_gap(self._failing_since_ns, reading.begin_ns)
+            known = "the energy of that time is not known"
+        text = f"{self._domain.name}: readable after {seconds:.3f} s; {known}"
         self.remarks.append(Remark(reading.end_ns, "gap", text))
         self._failing_since_ns = None
 

@@ -56,7 +56,9 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     A device or a pipe is written to as it is.
     """
     opener: Callable[..., IO[Any]] = open
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, Any] = (
+        {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    )
     if path.exists() and not path.is_file():
         with opener(path, mode, **text) as file:
             yield file

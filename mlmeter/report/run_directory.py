@@ -13,7 +13,7 @@ from mlmeter.energy.counters import Rows
 from mlmeter.errors import RunFileError
 from mlmeter.frame import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
-from mlmeter.recording import TABLES, Recording, Run
+from mlmeter.recording import TABLES, TOTAL, Recording, Run
 from mlmeter.report.csv_tables import replacing, write_table
 from mlmeter.report.runs_file import append_run
 from mlmeter.window_log import Label, WindowRecords
@@ -73,8 +73,8 @@ def read_run_directory(path: str | os.PathLike[str]) -> Recording:
         raise RunFileError(str(manifest_path), reason)
     arrays = _read_arrays(directory / READINGS)
     try:
-        return _recording_of(manifest, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _checked(_recording_of(manifest, arrays))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         reason = f"does not fit {READINGS} or is damaged: {type(error).__name__}: {error}"
         raise RunFileError(str(manifest_path), reason) from error
 
@@ -162,6 +162,31 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
         ),
         events=tuple(Event(**event) for event in manifest["events"]),
     )
+
+
+def _checked(recording: Recording) -> Recording:
+    """Return the recording if its parts fit each other.
+
+    Raises:
+        ValueError: they do not.
+        TypeError: something is of another kind.
+    """
+    windows = recording.windows
+    if len({len(getattr(windows, name)) for name in WINDOW_COLUMNS}) > 1:
+        raise ValueError("columns of windows differ in length")
+    for column, names in ((windows.labels, windows.label_table), (windows.threads, windows.thread_names)):
+        if len(column) and not 0 <= min(column) <= max(column) < len(names):
+            raise ValueError("a window has a label or thread that is not there")
+    for domain, rows in recording.domains:
+        if len({len(getattr(rows, name)) for name in ROW_COLUMNS}) > 1:
+            raise ValueError(f"columns of {domain.name} differ in length")
+        if not domain.update_period_seconds > 0:
+            raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
+    if not isinstance(recording.run.facts, dict):
+        raise TypeError("the facts of the run are no table")
+    # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
+    recording.resolution.total(TOTAL)
+    return recording
 
 
 def _windows_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> WindowRecords:

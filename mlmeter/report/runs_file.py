@@ -38,6 +38,7 @@ def run_row(recording: Recording) -> dict[str, Any]:
         "low_joules": total.low_joules,
         "high_joules": total.high_joules,
         "provenance": total.provenance,
+        "resolved": total.resolved,
         "coverage_ratio": total.coverage_ratio,
         **kinds,
         "training_energy_joules": known.get("training"),
@@ -53,7 +54,7 @@ def append_run(recording: Recording, path: Path) -> None:
 
     Raises:
         OSError: the file cannot be written.
-        RunFileError: another process held the lock for too long.
+        RunFileError: another process held the lock for too long, or the file is something else.
     """
     from filelock import FileLock, Timeout
 
@@ -72,9 +73,14 @@ def append_run(recording: Recording, path: Path) -> None:
 def _header_of(path: Path) -> list[str] | None:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), None)
+            header = next(csv.reader(file), None)
     except FileNotFoundError:
         return None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunFileError(str(path), f"is no CSV file in UTF-8: {error}") from error
+    if header is not None and header[:1] != ["session"]:
+        raise RunFileError(str(path), "is no table of runs of mlmeter: its first column is not session")
+    return header
 
 
 def _widen(path: Path, header: list[str], columns: list[str]) -> list[str]:
@@ -102,6 +108,7 @@ def _append(path: Path, header: list[str] | None, row: dict[str, Any]) -> None:
     try:
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + text.getvalue()).encode())
+        line = ("\n" if torn else "") + text.getvalue()
+        os.write(descriptor, line.encode("utf-8", "backslashreplace"))
     finally:
         os.close(descriptor)

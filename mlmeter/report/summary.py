@@ -6,7 +6,7 @@ import html
 import textwrap
 from typing import Any
 
-from mlmeter.frame import build_table
+from mlmeter.frame import build_table, unread_reason
 from mlmeter.measurement import Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import interval, number, percent, shorten, table
@@ -14,6 +14,8 @@ from mlmeter.work import singular
 
 WIDTH = 80
 MOST_EVENTS = 5
+MOST_UNIT_ROWS = 20
+MOST_PHASES = 20
 HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "watts")
 
 
@@ -23,7 +25,9 @@ def summary_text(recording: Recording) -> str:
     units = _unit_rows(recording)
     if units:
         header = ("window", "unit", "count", "joules each", "95 % interval")
-        parts.append(table(header, units, left=2))
+        parts.append(table(header, units[:MOST_UNIT_ROWS], left=2))
+        if len(units) > MOST_UNIT_ROWS:
+            parts.append(f"and {len(units) - MOST_UNIT_ROWS} more rows: see session.window_names()")
     notes = [
         textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False)
         for note in _notes(recording)
@@ -57,13 +61,16 @@ def _title(recording: Recording) -> str:
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Rows of every phase and domain, then of the session."""
     rows: list[tuple[str, ...]] = []
-    single = len(_metered(recording)) == 1
+    single = len(recording.domains) == 1
     by_phase: dict[str, list[dict[str, Any]]] = {}
     for record in build_table(recording, "phases").records():
         if not (single and record["domain"] == TOTAL):
             by_phase.setdefault(record["phase"], []).append(record)
-    for phase, records in by_phase.items():
-        rows.extend(_row(phase, record) for record in records)
+    for phase, records in list(by_phase.items())[:MOST_PHASES]:
+        # A base phase that windows leave no time for says nothing.
+        rows.extend(_row(phase, record) for record in records if record["duration_seconds"] > 0)
+    if len(by_phase) > MOST_PHASES:
+        rows.append((f"and {len(by_phase) - MOST_PHASES} more", *[""] * (len(HEADER) - 1)))
     run = recording.run
     for domain, _, energies in recording.resolution.by_domain("total"):
         if single and domain == TOTAL:
@@ -114,14 +121,14 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     return rows
 
 
-def _metered(recording: Recording) -> list[str]:
-    return [name for name, _, _ in recording.resolution.by_domain("total") if name != TOTAL]
-
-
 def _notes(recording: Recording) -> list[str]:
     """Say of every number where it comes from, and what is missing."""
     notes = []
+    totals = {name: energies for name, _, energies in recording.resolution.by_domain(TOTAL)}
     for domain, _ in recording.domains:
+        if domain.name not in totals or totals[domain.name]["provenance"][0] is None:
+            notes.append(f"{domain.name}: NOT READ, {unread_reason(recording, domain.name)}")
+            continue
         if domain.provenance is Provenance.ESTIMATED:
             what = "ESTIMATED from load, not measured; the truth may lie anywhere in the interval"
         else:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 SIGNIFICANT_DIGITS = 4
 INTERVAL_DIGITS = 3
 
 
-def number(value: float | None, digits: int = SIGNIFICANT_DIGITS) -> str:
+def number(value: float | None, digits: int = SIGNIFICANT_DIGITS, rounding: str = ROUND_HALF_EVEN) -> str:
     """Return a number with so many significant digits, a dash if it is absent."""
     if value is None or value != value:
         return "-"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1e7 or size < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    decimals = digits - 1 - _exponent(size)
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+    if value == 0 or abs(value) == float("inf"):
+        return f"{value:.0f}"
+    # Of the shortest text, so that 0.1 is not a little more than 0.1.
+    exact = Decimal(repr(float(value)))
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding)
+    if not 1e-4 <= abs(value) < 1e7:
+        return f"{rounded:.{digits - 1}e}"
+    return f"{rounded:,.{max(digits - 1 - rounded.adjusted(), 0)}f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Return ``low .. high``, a dash if there is none."""
+    """Return ``low .. high`` rounded outward, so that it holds what it held; a dash if there is none."""
     if low is None or high is None or low != low or high != high:
         return "-"
-    return f"{number(low, INTERVAL_DIGITS)} .. {number(high, INTERVAL_DIGITS)}"
+    least, most = number(low, INTERVAL_DIGITS, ROUND_FLOOR), number(high, INTERVAL_DIGITS, ROUND_CEILING)
+    return f"{least} .. {most}"
 
 
 def percent(ratio: float | None) -> str:
@@ -49,10 +52,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(header), rule, *map(line, rows)])
-
-
-def _exponent(size: float) -> int:
-    return int(f"{size:e}".partition("e")[2])
 
 
 def record_lines(records: Sequence[Mapping[str, object]]) -> str:

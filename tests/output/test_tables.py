@@ -96,7 +96,7 @@ def test_lost_gpu_is_absent_with_a_reason(session: Session) -> None:
     row = session.domains().set_index("domain").loc["gpu-0"]
     assert np.isnan(row["energy_joules"])
     assert row.isna()["provenance"]
-    assert "never read" in row["reason"]
+    assert "GPU is lost" in row["reason"]
     assert "gpu-0" not in set(session.phases()["domain"])
 
 

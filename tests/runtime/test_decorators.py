@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Iterator
 
@@ -418,3 +419,65 @@ def test_provisional_and_final_energy(clock: FakeClock, meter: EnergyMeter) -> N
     for energy in (provisional, final, after):
         assert energy.energy_joules == pytest.approx(100, rel=1e-2)
         assert energy.low_joules <= 100 <= energy.high_joules
+
+
+def test_rules_that_cannot_work_are_refused_at_decoration(meter: EnergyMeter) -> None:
+    """A rule that asks for an argument that is not there, or of an async generator's result."""
+    with pytest.raises(ArgumentError, match="prompt"):
+
+        @meter.inference(tokens=lambda result, prompt: len(prompt))
+        def predict(text: str) -> str:
+            return text
+
+    with pytest.raises(ArgumentError, match="current_window"):
+
+        @meter.inference(tokens=len)
+        async def stream() -> AsyncIterator[int]:
+            yield 1
+
+
+def test_object_with_an_async_call_is_a_coroutine_function(clock: FakeClock, meter: EnergyMeter) -> None:
+    """Its window lasts until it has been awaited."""
+
+    class Model:
+        async def __call__(self) -> int:
+            clock.advance(1)
+            return 1
+
+    predict = meter.inference("predict")(Model())
+
+    async def serve() -> int:
+        return await predict()
+
+    with meter:
+        assert asyncio.run(serve()) == 1
+    names = meter.session.window_names().set_index("name")
+    assert names["energy_joules"].iloc[0] == pytest.approx(100, rel=1e-2)
+
+
+def test_normal_ends_are_no_failures(clock: FakeClock, meter: EnergyMeter) -> None:
+    """`sys.exit(0)` and a generator that is left early end a window, but nothing has failed."""
+    with meter:
+        for error in (SystemExit(0), SystemExit(None), GeneratorExit(), SystemExit(1), ValueError()):
+            with contextlib.suppress(BaseException), meter.window("w"):
+                raise error
+    frame = meter.session.windows().query("name == 'w' and domain == 'total' and scope == 'exclusive'")
+    assert list(frame["failed"]) == [False, False, False, True, True]
+
+
+def test_sync_runs_where_a_generator_is_interrupted(clock: FakeClock) -> None:
+    """Work that a generator has launched is waited for before its consumer goes on."""
+    calls: list[float] = []
+    meter = fake_meter(
+        FakeBackend.with_power(clock, 100), clock=clock, sync=lambda: calls.append(clock.now_ns())
+    )
+
+    @meter.inference
+    def stream() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    with meter:
+        list(stream())
+    # Opening, two interruptions with their resumptions, end.
+    assert len(calls) == 6

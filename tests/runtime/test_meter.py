@@ -13,10 +13,17 @@ from pathlib import Path
 import pytest
 
 import mlmeter
-from mlmeter.errors import ArgumentError, EstimateWarning, NothingMeteredWarning, StateError
+from mlmeter.errors import (
+    ArgumentError,
+    EstimateWarning,
+    NothingMeteredWarning,
+    NotWrittenWarning,
+    StateError,
+    StateWarning,
+)
 from mlmeter.meter import EnergyMeter, _running
 from mlmeter.sampler import Sampler
-from mlmeter.testing import FakeBackend, FakeClock, fake_domain, fake_meter
+from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 
 
 @pytest.fixture
@@ -488,3 +495,132 @@ def test_units_are_pooled_over_the_windows_that_count_them(clock: FakeClock, met
     row = meter.session.window_names().iloc[0]
     assert row["energy_joules"] == pytest.approx(1000, rel=1e-2)
     assert row["joules_per_image"] == pytest.approx(100, rel=1e-2)
+
+
+def test_public_names_are_not_hidden_by_modules() -> None:
+    """`mlmeter.window` and the others are what the reference says, whatever was imported before."""
+    code = (
+        "import pkgutil, types, mlmeter\n"
+        "for module in pkgutil.walk_packages(mlmeter.__path__, 'mlmeter.'):\n"
+        "    if not module.name.endswith('__main__'):\n        __import__(module.name)\n"
+        "bad = [n for n in mlmeter.__all__ if isinstance(getattr(mlmeter, n), types.ModuleType)]\n"
+        "assert not bad, bad\n"
+    )
+    root = str(Path(mlmeter.__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={"PYTHONPATH": root})
+
+
+def test_window_function_uses_the_active_meter(clock: FakeClock, meter: EnergyMeter) -> None:
+    """`mlmeter.window` opens a window on the meter whose block runs."""
+    with meter, mlmeter.window("part"):
+        clock.advance(1)
+    assert set(meter.session.window_names()["name"]) == {"part"}
+
+
+@pytest.mark.parametrize("twice", [["rapl", "rapl"], "objects"])
+def test_nothing_is_named_twice(clock: FakeClock, twice: object) -> None:
+    """The same backend twice would count its energy twice."""
+    backend = FakeBackend.with_power(clock, 100)
+    with pytest.raises(ArgumentError, match="twice"):
+        EnergyMeter(backends=[backend, backend] if twice == "objects" else twice)
+
+
+def test_domains_of_two_backends_keep_apart(clock: FakeClock) -> None:
+    """Equal names are made different; an equal identity is one device, and added once."""
+    first = FakeBackend.with_power(clock, 100, id="a")
+    other = FakeBackend.with_power(clock, 50, id="b")
+    same = FakeBackend.with_power(clock, 100, id="a")
+    with fake_meter(first, other, same, clock=clock) as meter:
+        clock.advance(10)
+    assert meter.session.total().energy_joules == pytest.approx(1500, rel=1e-3)
+    assert list(meter.session.domains()["domain"]) == ["fake-0", "fake-0-2", "fake-0-3"]
+    assert "already" in " ".join(meter.session.events()["message"])
+
+
+def test_one_backend_object_in_two_meters(clock: FakeClock) -> None:
+    """The inner meter shares what the outer one has opened, and does not close it."""
+    backend = FakeBackend.with_power(clock, 100)
+    outer = fake_meter(backend, clock=clock)
+    inner = EnergyMeter(backends=[backend], sampler=outer._sampler)
+    with outer:
+        with inner:
+            clock.advance(1)
+        clock.advance(9)
+    assert outer.session.total().energy_joules == pytest.approx(1000, rel=1e-3)
+    assert inner.session.total().energy_joules == pytest.approx(100, rel=1e-2)
+
+
+def test_window_that_outlives_its_parent(clock: FakeClock, meter: EnergyMeter) -> None:
+    """A task that is not awaited owns its time; its parent gets what happened before its own end."""
+    with meter:
+        request = meter.window("request").__enter__()
+        clock.advance(1)
+        background = meter.window("background").__enter__()
+        clock.advance(1)
+        request.__exit__(None, None, None)
+        clock.advance(8)
+        background.__exit__(None, None, None)
+    names = meter.session.window_names().query("domain == 'total'").set_index("name")["energy_joules"]
+    assert names["request"] == pytest.approx(200, rel=1e-2)
+    assert names["background"] == pytest.approx(900, rel=1e-2)
+    assert not meter.session.windows()["concurrent"].any()
+
+
+def test_mutual_recursion_is_counted_once(clock: FakeClock, meter: EnergyMeter) -> None:
+    """The pooled energy of a name is never more than the session's."""
+    with meter, meter.window("even"), meter.window("odd"), meter.window("even"):
+        clock.advance(1)
+    names = meter.session.window_names().query("domain == 'total'").set_index("name")
+    assert names.loc["even", "energy_joules"] == pytest.approx(100, rel=1e-3)
+    assert names.loc["even", "windows"] == 1
+
+
+def test_time_before_the_first_reading_is_a_gap(clock: FakeClock) -> None:
+    """A counter that is readable only from 9 s on tells nothing of what was before."""
+
+    def count(now_ns: int) -> int:
+        if now_ns < 9_000_000_000:
+            raise OSError("not yet")
+        return now_ns // 10
+
+    meter = fake_meter(FakeBackend([fake_domain()], [count], clock), clock=clock)
+    with meter:
+        advance(meter, 10, 0.1)
+    total = meter.session.total()
+    assert not total.resolved
+    assert total.coverage_ratio == pytest.approx(0.1, abs=0.11)
+
+
+def test_windows_on_a_meter_that_does_not_run_warn_once(clock: FakeClock, meter: EnergyMeter) -> None:
+    """Who forgets to start the meter is told, and the block runs."""
+    with pytest.warns(StateWarning, match="never started"):
+        meter.window("first").__enter__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        meter.window("second").__enter__()
+
+
+def test_a_run_that_cannot_be_written_warns(clock: FakeClock) -> None:
+    """The reason is in the warning and in `write_error`; nothing is raised."""
+    meter = fake_meter(FakeBackend.with_power(clock, 100), clock=clock, output_dir="/proc/nowhere")
+    with pytest.warns(NotWrittenWarning, match="/proc/nowhere"), meter:
+        clock.advance(1)
+    assert meter.run_directory is None
+    assert "FileNotFoundError" in str(meter.write_error)
+
+
+@pytest.mark.parametrize("name", ["energy_joules", "windows", "thread", "joules_per_x", "=1+1", "phase"])
+def test_units_cannot_be_named_like_columns(meter: EnergyMeter, name: str) -> None:
+    """A count of work cannot overwrite a column; the message names it."""
+    with pytest.raises(ArgumentError, match="cannot name a count of work"):
+        meter.inference("a", **{name: 1})
+
+
+def test_many_names_cost_no_memory(clock: FakeClock, meter: EnergyMeter) -> None:
+    """A name per step is common: the pooled table and the summary stay small and quick."""
+    with meter:
+        for step in range(3_000):
+            with meter.window(f"step {step}", samples=1):
+                clock.advance(0.01)
+    assert len(meter.session.window_names()) == 2 * 3_000
+    assert len(meter.session.summary()) < 5_000

@@ -1,0 +1,166 @@
+"""Systematic uncertainty of fitted phases: what the fit cannot know about itself.
+
+A load whose period is near the counter's gives every interval the same occupancies. Drift, ramps
+and errors of time are then read as differences between labels, with false confidence. Two terms
+tell how far: how much leverage the occupancies give to errors of time, and how much the result
+changes when the counter's lag does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlmeter.energy.occupancy import Occupancy, occupancy
+from mlmeter.energy.phase_power import PhasePowerFit, solve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+# By how much power may trail the edge of a window: placeholders, seen on two boards.
+SLOW_EDGE_SECONDS, FAST_EDGE_SECONDS = 1e-3, 20e-6
+LARGEST_EDGE_RATIO = 0.1
+TRAILING_RATIO = 0.02
+# A label that has less of the time beside another one says nothing about its neighbourhood.
+NEIGHBOUR_RATIO = 0.05
+HULL_MARGIN_INTERVALS = 2
+FEWEST_INTERVALS = 8
+MOST_LAGS = 20
+PURE_LEVERAGE, ENOUGH_PURE_INTERVALS = 0.5, 10
+# The lag is shifted by this at first, and by less while the counter contradicts it.
+FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS = 3e-3, 0.03
+LEAST_SHIFT_SECONDS = 0.25e-3
+CONTRADICTED_LOG_LIKELIHOOD = 4.0
+
+
+def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -> Floats:
+    """Return the systematic standard uncertainty of each label's energy, shape (labels,).
+
+    It is never more than what lies between the limits of the power.
+
+    Args:
+        fit: the fit to judge.
+        edge_seconds: by how much power may trail the edge of a window.
+        refit: whether the lag of the counter may be wrong, as it may for a GPU.
+    """
+    variance = leverage_sigmas(fit, edge_seconds) ** 2
+    if refit:
+        variance += lag_changes(fit) ** 2
+    parts = fit.occupancy
+    seconds = np.bincount(parts.segments.label, parts.segments.seconds, minlength=parts.labels)
+    widest = (parts.record.max_watts - parts.record.min_watts) * seconds
+    return np.asarray(np.minimum(np.sqrt(variance), widest), dtype=np.float64)
+
+
+def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float) -> Floats:
+    """Return what errors of time at the edges of windows can do to each label, in J."""
+    intervals = _Intervals.of(fit.occupancy, edge_seconds)
+    segments = fit.occupancy.segments
+    sigmas = np.zeros(segments.labels)
+    for label in range(segments.labels):
+        lengths = segments.seconds[segments.label == label]
+        mixed = (intervals.share[:, label] > 0) & (intervals.share[:, label] < 1)
+        beside = intervals.seconds_of_label[mixed].sum(axis=0)
+        beside[label] = 0.0
+        neighbours = beside > NEIGHBOUR_RATIO * beside.sum()
+        if not neighbours.any():
+            continue
+        around_watts = np.average(fit.means.watts[neighbours], weights=beside[neighbours])
+        contrast = abs(float(fit.means.watts[label] - around_watts))
+        trailing = np.minimum(edge_seconds, TRAILING_RATIO * lengths).sum()
+        lever = _lever(
+            intervals, label, neighbours, min(edge_seconds, LARGEST_EDGE_RATIO * np.median(lengths))
+        )
+        sigmas[label] = contrast * np.hypot(trailing, lever)
+    return sigmas
+
+
+def lag_changes(fit: PhasePowerFit) -> Floats:
+    """Return the largest change of each label's energy under lags that the counter allows, in J."""
+    parts = fit.occupancy
+    before = _label_joules(fit)
+    largest = np.zeros(parts.labels)
+    for sign in (-1.0, 1.0):
+        shift = max(FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS * parts.period_seconds)
+        while True:
+            record = replace(parts.record, lag_seconds=parts.record.lag_seconds + sign * shift)
+            shifted = solve(occupancy(record, parts.segments), fit.scatter)
+            fall = fit.means.log_likelihood - shifted.means.log_likelihood
+            if fall <= CONTRADICTED_LOG_LIKELIHOOD or shift <= LEAST_SHIFT_SECONDS:
+                break
+            shift = max(shift / 2, LEAST_SHIFT_SECONDS)
+        largest = np.maximum(largest, np.abs(_label_joules(shifted) - before))
+    return largest
+
+
+@dataclass(frozen=True, slots=True)
+class _Intervals:
+    """What is in each interval of the counter.
+
+    `share` and `seconds_of_label` have the shape (intervals, labels); `pure` tells of each
+    interval whether it lies within one segment with time to spare.
+    """
+
+    share: Floats
+    seconds_of_label: Floats
+    pure: NDArray[np.bool_]
+    period_seconds: float
+
+    @classmethod
+    def of(cls, parts: Occupancy, edge_seconds: float) -> _Intervals:
+        labels = parts.part_label
+        occupied = [block.occupancy_of(labels[block.own], parts.labels) for block in parts.blocks]
+        seconds = np.concatenate(occupied) if occupied else np.zeros((0, parts.labels))
+        edges, spare = parts.segments.edges, 2 * edge_seconds
+        first = np.searchsorted(edges, parts.instants[:-1] - spare)
+        pure = first == np.searchsorted(edges, parts.instants[1:] + spare)
+        # An interval of one label is full, whatever the rounding of its pieces says.
+        share = np.where(
+            np.count_nonzero(seconds, axis=1, keepdims=True) == 1,
+            (seconds > 0).astype(np.float64),
+            seconds / np.maximum(seconds.sum(axis=1, keepdims=True), np.finfo(float).tiny),
+        )
+        return cls(share, seconds, pure, parts.period_seconds)
+
+
+def _lever(intervals: _Intervals, label: int, neighbours: NDArray[np.bool_], edge_seconds: float) -> float:
+    """Return the seconds of one label that errors of time may take for another's."""
+    share = intervals.share[:, label]
+    seconds = intervals.seconds_of_label.sum(axis=1)
+    ambiguous_seconds = float((np.minimum(share, 1 - share) * seconds).sum())
+    allowed = neighbours.copy()
+    allowed[label] = True
+    occupied = np.flatnonzero(share > 0)
+    hull = np.zeros(len(share), dtype=np.bool_)
+    hull[max(occupied[0] - HULL_MARGIN_INTERVALS, 0) : occupied[-1] + HULL_MARGIN_INTERVALS + 1] = True
+    hull &= intervals.seconds_of_label[:, ~allowed].sum(axis=1) == 0
+    inside, count = share[hull], int(hull.sum())
+    spread = float(inside.std()) if count else 0.0
+    edge_ratio = edge_seconds / intervals.period_seconds
+    effective = 1.0
+    if spread >= 2 * edge_ratio and count >= FEWEST_INTERVALS:
+        repeat = _strongest_repeat(inside)
+        effective = max(1.0, count * (1 - repeat) / (1 + repeat))
+    pure = min(1.0, int((hull & intervals.pure).sum()) / ENOUGH_PURE_INTERVALS)
+    leverage = max(spread, PURE_LEVERAGE * pure) * np.sqrt(effective)
+    # Without any leverage nothing is known; the limits of the power then cut the uncertainty.
+    return float(ambiguous_seconds * edge_ratio / max(leverage, np.finfo(float).eps))
+
+
+def _strongest_repeat(shares: Floats) -> float:
+    """Return the largest absolute autocorrelation: near 1 for a beat, small for chance."""
+    deviations = shares - shares.mean()
+    total = float(deviations @ deviations)
+    lags = range(1, min(MOST_LAGS, len(shares) // 4) + 1)
+    products = [abs(float(deviations[lag:] @ deviations[:-lag])) for lag in lags]
+    return min(max(products) / total, 1.0)
+
+
+def _label_joules(fit: PhasePowerFit) -> Floats:
+    segments = fit.occupancy.segments
+    joules = np.bincount(segments.label, fit.energies_joules, minlength=segments.labels)
+    return joules.astype(np.float64)
