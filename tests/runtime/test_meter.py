@@ -593,11 +593,12 @@ def test_time_before_the_first_reading_is_a_gap(clock: FakeClock) -> None:
 
 def test_windows_on_a_meter_that_does_not_run_warn_once(clock: FakeClock, meter: EnergyMeter) -> None:
     """Who forgets to start the meter is told, and the block runs."""
-    with pytest.warns(StateWarning, match="never started"):
-        meter.window("first").__enter__()
+    with pytest.warns(StateWarning, match="never started"), meter.window("first"):
+        pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        meter.window("second").__enter__()
+        with meter.window("second"):
+            pass
 
 
 def test_a_run_that_cannot_be_written_warns(clock: FakeClock) -> None:
