@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead build clean
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -48,6 +48,9 @@ docs: $(READY)-docs  ## build the documentation into build/docs; a warning is an
 
 bench-overhead: $(READY)-demo  ## measure what metering costs the metered program
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
+
+bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
+	@$(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -79,6 +79,7 @@ class LiveSession:
         self._period_seconds = period_seconds
         self._on_window = on_window
         self._reporting = False
+        self._edges = (0, 0)
         self._warned_not_running = False
         self._facts = facts
         self._sampler = sampler
@@ -224,10 +225,13 @@ class LiveSession:
             clock.wait(waiter, slowest / SETTLE_STEPS)
             sampler.tick()
 
-    def _on_tick(self) -> None:
+    def _on_tick(self) -> bool:
+        """Put closed windows away; return whether any has opened or closed since the last call."""
+        edges, self._edges = self._edges, self.log.edges
         self.log.compact()
         if self.finished:
             self._report_finished(final=False)
+        return edges != self._edges
 
     def _report_finished(self, *, final: bool) -> None:
         """Give the observer the windows whose end the counters have shown."""

@@ -150,8 +150,10 @@ class Resolution:
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
-            inclusive = self.attributions[domain.name].inclusive
-            pooled = pool(inclusive, rows, group, bounds[domain.name])
+            attribution = self.attributions[domain.name]
+            pooled = pool(attribution.inclusive, rows, group, bounds[domain.name])
+            if attribution.split is not None:
+                pooled = attribution.split.pooled(pooled, rows, group)
             columns = energy_columns(pooled)
             if domain.counted:
                 counted.append(columns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections import deque
@@ -28,7 +29,13 @@ LOCATE_CPU_SAVED_NS = 3_000_000
 LOCATE_CPU_NEEDED_NS = 1_000_000
 LOCATE_STEP_SECONDS = 0.00015
 LOCATE_PERIODS = 2
+# While windows open and close, slow counters are polled several times a period, so that their
+# refreshes lie in narrow brackets; at random, so that no bracket is like the one before.
+POLL_PERIODS = 0.2
+POLL_SPREAD = 0.5
+POLL_HOLD_PERIODS = 10
 LAST_RETRY_SECONDS = 60.0
+NEVER_NS = 2**63
 
 logger = logging.getLogger("mlmeter")
 
@@ -46,7 +53,7 @@ class Subscription:
     """A meter's hold on the sampler; made by `Sampler.subscribe`."""
 
     def __init__(
-        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], None] | None
+        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], object] | None
     ) -> None:
         self.sources = tuple(sources)
         self.period_seconds = min(
@@ -65,6 +72,7 @@ class Sampler:
         self.clock = clock or MonotonicClock()
         self._now_ns = self.clock.now_ns
         self._threaded = threaded
+        self._random = random.Random()
         self._reset()
 
     def _reset(self) -> None:
@@ -74,6 +82,10 @@ class Sampler:
         self._subscriptions: list[Subscription] = []
         self._sources: list[Source] = []
         self._cheap: tuple[Source, ...] = ()
+        self._slow: tuple[Source, ...] = ()
+        self._slow_period_ns = 0
+        self._poll_until_ns = 0
+        self._poll_ns = NEVER_NS
         self._edge_interval_ns = 0
         self._next_edge_ns = 0
         self._edge_ns = 0
@@ -89,14 +101,15 @@ class Sampler:
         self,
         sources: Sequence[Source],
         period_seconds: float = DEFAULT_PERIOD_SECONDS,
-        on_tick: Callable[[], None] | None = None,
+        on_tick: Callable[[], object] | None = None,
     ) -> Subscription:
         """Start reading `sources` and return the hold on them.
 
         Args:
             sources: opened sources; one that is already being read is shared.
             period_seconds: longest time between reads; shortened where a counter wraps sooner.
-            on_tick: called on the sampler's thread after each tick.
+            on_tick: called on the sampler's thread after each tick; True if windows have opened or
+                closed since.
         """
         subscription = Subscription(sources, period_seconds, on_tick)
         with self._lock:
@@ -198,9 +211,9 @@ class Sampler:
                 self._read(source)
             self._drain()
             subscriptions = tuple(self._subscriptions)
-        for subscription in subscriptions:
-            if subscription.on_tick is not None:
-                subscription.on_tick()
+        answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
+        if any(answer is True for answer in answers):
+            self._poll_until_ns = self._now_ns() + POLL_HOLD_PERIODS * self._slow_period_ns
         self._ticks += 1
         used_ns = time.thread_time_ns() - started_ns
         self._cpu_ns += used_ns
@@ -238,10 +251,32 @@ class Sampler:
                 return
             self.clock.wait(waiter, LOCATE_STEP_SECONDS)
 
+    def poll(self) -> None:
+        """Read the slow counters once between two ticks, out of the CPU time saved for looking."""
+        started_ns = time.thread_time_ns()
+        self._poll_ns = NEVER_NS
+        for source in self._slow:
+            self._read(source)
+        used_ns = time.thread_time_ns() - started_ns
+        self._locate_credit_ns -= used_ns
+        self._cpu_ns += used_ns
+
+    def _next_poll_ns(self) -> int:
+        """Return when to poll next; never, while nothing happens or no CPU time is left."""
+        now = self._now_ns()
+        if not self._slow or now >= self._poll_until_ns or self._locate_credit_ns <= 0:
+            self._poll_ns = NEVER_NS
+        elif self._poll_ns == NEVER_NS:
+            spread = self._random.uniform(1 - POLL_SPREAD, 1 + POLL_SPREAD)
+            self._poll_ns = now + round(POLL_PERIODS * self._slow_period_ns * spread)
+        return self._poll_ns
+
     def _run(self, generation: int) -> None:
         deadline_ns = self._now_ns() + self._period_ns
         while self._generation == generation:
-            woken = self.clock.wait(self._wake, (deadline_ns - self._now_ns()) * 1e-9)
+            poll_ns = self._next_poll_ns()
+            until_ns = min(deadline_ns, poll_ns)
+            woken = self.clock.wait(self._wake, (until_ns - self._now_ns()) * 1e-9)
             if self._generation != generation:
                 return
             self._wake.clear()
@@ -250,6 +285,8 @@ class Sampler:
                     self.locate()
                 if self._now_ns() >= deadline_ns:
                     self.tick()
+                elif self._now_ns() >= poll_ns:
+                    self.poll()
             except BaseException:  # the thread must outlive anything a backend or observer does
                 logger.exception("the sampler failed in one round and goes on")
             deadline_ns = self._next_deadline_ns(deadline_ns)
@@ -267,11 +304,14 @@ class Sampler:
     def _arrange(self) -> None:
         """Recompute what depends on the set of sources and subscriptions."""
         self._cheap = tuple(source for source in self._sources if source.cheap)
+        self._slow = tuple(source for source in self._sources if source.slow)
+        slow_periods = [domain.update_period_seconds for source in self._slow for domain in source.domains]
+        self._slow_period_ns = round(min(slow_periods, default=0.0) * 1e9)
         periods = [domain.update_period_seconds for source in self._cheap for domain in source.domains]
         self._edge_interval_ns = round(min(periods, default=0.0) * 1e9)
         seconds = [item.period_seconds for item in self._subscriptions]
         self._period_ns = max(1, round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9))
-        self._next_edge_ns = 0 if self._cheap else 2**63
+        self._next_edge_ns = 0 if self._cheap else NEVER_NS
 
     def _read(self, source: Source) -> Sequence[Reading | Failure]:
         """Read one source into the queue; a failed backend is retried at longer and longer intervals."""

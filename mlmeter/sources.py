@@ -10,7 +10,7 @@ from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe, probe
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
 from mlmeter.energy.integrate import GaugeRows
-from mlmeter.measurement import Domain
+from mlmeter.measurement import Domain, Provenance
 
 FIRST_RETRY_SECONDS = 1.0
 # Reads per wrap of the shortest counter, whatever period the user asked for.
@@ -40,6 +40,16 @@ class Source:
             domain.cheap_read and domain.update_period_seconds <= FAST_PERIOD_SECONDS for domain in domains
         )
         return cls(backend, tuple(domains), rows, cheap)
+
+    @property
+    def slow(self) -> bool:
+        """Whether it has a hardware counter that windows can be shorter than."""
+        return any(
+            domain.watts_per_count is None
+            and domain.update_period_seconds > FAST_PERIOD_SECONDS
+            and domain.provenance is Provenance.MEASURED
+            for domain in self.domains
+        )
 
     def snapshot(self) -> list[tuple[Domain, Rows]]:
         """Return the rows of every domain so far."""

@@ -106,6 +106,11 @@ class WindowLog:
         self._pieces: list[tuple[int, int, int]] = []
         self._units: dict[str, tuple[array[int], array[float]]] = {}
 
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Two numbers of which one changes whenever a window opens or closes."""
+        return len(self._columns[0]) + len(self.pending), len(self.open)
+
     def label_number(self, name: str, phase: str) -> int:
         """Return the number of a label, a new one for a new label."""
         with self._lock:

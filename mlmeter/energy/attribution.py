@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.split import METHOD, Split, split_of
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import (
     Ownership,
@@ -41,6 +42,9 @@ class Energies:
         joules, low, high: best value and hard bounds.
         covered_seconds, duration_seconds: metered and whole time; shared time counts by share.
         known: False if the domain's counter tells nothing, such as one that never moved.
+        sigma_statistical, sigma_systematic: standard uncertainties of a fit; None where only
+            the bounds are known.
+        fitted: whether the fit tells a span's energy to 10 % or better; None without a fit.
     """
 
     domain: Domain
@@ -51,6 +55,9 @@ class Energies:
     covered_seconds: Joules
     duration_seconds: Joules
     known: bool = True
+    sigma_statistical: Joules | None = None
+    sigma_systematic: Joules | None = None
+    fitted: NDArray[np.bool_] | None = None
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -64,6 +71,8 @@ class Energies:
 
         An estimate can be resolved: its factors are another matter, told by the interval.
         """
+        if self.fitted is not None:
+            return np.asarray(self.readable & self.fitted)
         low, high = self.low / self.domain.interval_low_ratio, self.high / self.domain.interval_high_ratio
         sharp = (high - low) * UNIFORM_SIGMA < RESOLVED_RATIO * self.joules
         long_enough = self.duration_seconds >= self.domain.update_period_seconds
@@ -90,12 +99,14 @@ class Attribution:
         exclusive, inclusive: per window, shape (windows,); row 0 is the session.
         phases: per phase, shape (phases,).
         total: the session, shape (1,).
+        split: the fit that they come from; None where the curve was interpolated.
     """
 
     exclusive: Energies
     inclusive: Energies
     phases: Energies
     total: Energies
+    split: Split | None = None
 
 
 def pool(
@@ -138,7 +149,9 @@ def attribute(
     phase_of_window: NDArray[np.int64],
 ) -> Attribution:
     """Give every window and every phase its share of the domain's energy."""
-    table = _piece_table(timeline, ownership)
+    split = split_of(timeline, windows, ownership, phase_of_window)
+    steps = np.diff(timeline.energy_at(ownership.edges)) if split is None else split.steps
+    table = _piece_table(timeline, ownership, steps)
     exclusive = _sum_by(ownership.owner, table, len(windows))
     inclusive = add_to_enclosing(windows, ownership, table)
     _tighten_undivided(timeline, windows, ownership, inclusive)
@@ -154,7 +167,7 @@ def attribute(
         value = np.maximum(value, 0.0)
         return Energies(
             domain,
-            timeline.method,
+            timeline.method if split is None else METHOD,
             value,
             np.minimum(low, value),
             np.maximum(high, value),
@@ -163,13 +176,26 @@ def attribute(
             timeline.known,
         )
 
-    return Attribution(energies(exclusive), energies(inclusive), energies(phases), energies(total))
+    found = Attribution(energies(exclusive), energies(inclusive), energies(phases), energies(total), split)
+    if split is None:
+        return found
+    return replace(
+        found,
+        exclusive=split.owned(found.exclusive),
+        inclusive=split.enclosed(found.inclusive),
+        phases=split.by_phase(found.phases, phase_of_window),
+    )
 
 
-def _piece_table(timeline: Timeline, ownership: Ownership) -> NDArray[np.float64]:
+def _piece_table(timeline: Timeline, ownership: Ownership, steps: Joules) -> NDArray[np.float64]:
     """Value, low, high, metered and all seconds of each piece, shape (5, pieces).
 
     Several owners of one instant each get an equal part of its energy and of its time.
+
+    Args:
+        timeline: what bounds the energies.
+        ownership: whose pieces.
+        steps: energy from edge to edge, shape (edges - 1,).
     """
     edges, shared_out = ownership.edges, ownership.share_out
     low, high = timeline.bounds(ownership.start, ownership.end)
@@ -180,7 +206,7 @@ def _piece_table(timeline: Timeline, ownership: Ownership) -> NDArray[np.float64
         high = np.where(shared, shared_out(step_high), high)
     return np.stack(
         [
-            shared_out(np.diff(timeline.energy_at(edges))),
+            shared_out(steps),
             low,
             high,
             shared_out(timeline.covered_seconds(edges[:-1], edges[1:])),

@@ -36,13 +36,17 @@ def energy_columns(energies: Energies) -> Columns:
     estimated = energies.domain.provenance is Provenance.ESTIMATED
     nothing = np.full(len(readable), np.nan)
     sigma = np.where(readable, energies.sigma, np.nan)
+    statistical, systematic = (nothing, sigma) if estimated else (sigma, nothing)
+    if energies.sigma_statistical is not None and energies.sigma_systematic is not None:
+        statistical = np.where(readable, energies.sigma_statistical, np.nan)
+        systematic = np.where(readable, energies.sigma_systematic, np.nan)
     method = "load_estimate" if estimated else energies.method
     return {
         "energy_joules": np.where(readable, energies.joules, np.nan),
         "low_joules": np.where(readable, energies.low, np.nan),
         "high_joules": np.where(readable, energies.high, np.nan),
-        "sigma_statistical_joules": nothing if estimated else sigma,
-        "sigma_systematic_joules": sigma if estimated else nothing,
+        "sigma_statistical_joules": statistical,
+        "sigma_systematic_joules": systematic,
         "provenance": _text(readable, str(energies.domain.provenance)),
         "method": _text(readable, method),
         "resolved": energies.resolved,

@@ -246,6 +246,13 @@ def add_to_enclosing(
     return sums
 
 
+def pieces_by_window(windows: Windows, ownership: Ownership) -> tuple[Indices, Indices]:
+    """Return all pairs of a window and a piece that is its own or a descendant's in its time."""
+    pairs = list(_enclosing(windows, ownership, np.ones(len(ownership.owner), dtype=np.bool_)))
+    window, piece = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    return window, piece
+
+
 def pieces_within(windows: Windows, ownership: Ownership, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Tell of each piece whether it is in a chosen window or in a descendant while that is open."""
     loose = outliving(windows)[ownership.owner]

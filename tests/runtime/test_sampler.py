@@ -10,7 +10,7 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.sampler import Sampler
+from mlmeter.sampler import NEVER_NS, Sampler
 from mlmeter.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
 
@@ -267,3 +267,27 @@ def test_check_backend_finds_a_wrong_value(clock: FakeClock) -> None:
     domain: Domain = fake_domain(modulus=100)
     with pytest.raises(AssertionError, match="modulus"):
         check_backend(FakeBackend([domain], [100], clock))
+
+
+def test_slow_counters_are_polled_while_windows_open_and_close(clock: FakeClock) -> None:
+    """Refreshes about windows lie in brackets of a fraction of the period; nothing is polled when idle."""
+    backend = SimulatedBackend([0, 100], [100.0], clock, update_period_seconds=0.1, cheap_read=False)
+    meter = fake_meter(backend, clock=clock)
+    sampler = meter.recorder._sampler
+    with meter:
+        clock.advance(1)
+        sampler.tick()
+        sampler.tick()
+        clock.advance(2)
+        assert sampler._next_poll_ns() == NEVER_NS
+        with meter.window("w"):
+            clock.advance(0.01)
+        sampler.tick()
+        due_ns = sampler._next_poll_ns()
+        assert 0.01e9 <= due_ns - clock.now_ns() <= 0.03e9
+        assert sampler._next_poll_ns() == due_ns
+        reads = sampler.cost().reads
+        sampler.poll()
+        assert sampler.cost().reads == reads + 1
+        sampler._locate_credit_ns = 0
+        assert sampler._next_poll_ns() == NEVER_NS

@@ -1,0 +1,198 @@
+"""The energy of a slow counter split among windows that are shorter than its refresh.
+
+Interpolation between refreshes smears one window into the next. Where a session has enough
+refreshes and windows, their powers are fitted instead (`mlmeter.energy.phase_power`): right on
+average, with an uncertainty that tells when the split cannot be known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlmeter.energy.counters import FAST_PERIOD_SECONDS
+from mlmeter.energy.groups import Membership, degrees_of_freedom, group_energies, refreshed
+from mlmeter.energy.guards import SLOW_EDGE_SECONDS, systematic_sigmas
+from mlmeter.energy.labels import gap_labels, merge_rare_labels
+from mlmeter.energy.occupancy import CounterRecord, Segments
+from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power
+from mlmeter.energy.timeline import CounterTimeline
+from mlmeter.energy.uncertainty import UNIFORM_SIGMA
+from mlmeter.energy.windows import Ownership, Windows, pieces_by_window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlmeter.energy.attribution import Energies
+    from mlmeter.energy.timeline import Timeline
+
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.int64]
+
+METHOD = "phase_power"
+# Fewer refreshes say nothing about scatter; more labels or segments take too long.
+FEWEST_INTERVALS = 8
+MOST_LABELS = 40
+MOST_SEGMENTS = 200_000
+# Beyond this many windows each is bounded by itself; phases and names are still fitted.
+MOST_SHARPENED_WINDOWS = 20_000
+# Wider brackets do not tell windows apart, and their errors are not independent.
+WIDEST_BRACKET_PERIODS = 0.5
+# A fit whose energies have to be scaled by more is wrong about the load.
+LARGEST_CLOSURE_ERROR = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A fitted session of one counter.
+
+    Attributes:
+        fit: powers and energies of all segments.
+        systematic_joules: of each label, shape (labels,).
+        degrees: of freedom of each label, shape (labels,).
+        windows, ownership: what the segments were made from.
+        period_seconds: of the counter.
+    """
+
+    fit: PhasePowerFit
+    systematic_joules: Floats
+    degrees: Floats
+    windows: Windows
+    ownership: Ownership
+    period_seconds: float
+
+    @property
+    def steps(self) -> Floats:
+        """Energy of each segment, from edge to edge."""
+        return self.fit.energies_joules
+
+    def owned(self, energies: Energies) -> Energies:
+        """Sharpen the energies that windows have for themselves."""
+        if len(self.windows) > MOST_SHARPENED_WINDOWS:
+            return energies
+        pieces = np.arange(len(self.ownership.owner))
+        return self._sharpened(energies, self.ownership.owner, pieces, len(self.windows))
+
+    def enclosed(self, energies: Energies) -> Energies:
+        """Sharpen the energies of windows with what is inside them."""
+        if len(self.windows) > MOST_SHARPENED_WINDOWS:
+            return energies
+        return self._sharpened(energies, *self._by_window(), len(self.windows))
+
+    def by_phase(self, energies: Energies, phase_of_window: Indices) -> Energies:
+        """Sharpen the energies of phases."""
+        pieces = np.arange(len(self.ownership.owner))
+        return self._sharpened(energies, phase_of_window[self.ownership.owner], pieces, len(energies.joules))
+
+    def pooled(self, energies: Energies, rows: Indices, group: Indices) -> Energies:
+        """Sharpen the energies of groups of windows, none inside another one of its group."""
+        group_of_window = np.full(len(self.windows), -1)
+        group_of_window[rows] = group
+        window, piece = self._by_window()
+        chosen = group_of_window[window] >= 0
+        return self._sharpened(energies, group_of_window[window[chosen]], piece[chosen], len(energies.joules))
+
+    def _by_window(self) -> tuple[Indices, Indices]:
+        return pieces_by_window(self.windows, self.ownership)
+
+    def _sharpened(self, energies: Energies, group: Indices, piece: Indices, groups: int) -> Energies:
+        """Return energies with the interval of the fit, within their hard bounds."""
+        ownership = self.ownership
+        spans = Membership.of_spans(ownership.edges, ownership.start[piece], ownership.end[piece])
+        weight = 1.0 / np.maximum(ownership.owners[spans.segment], 1)
+        members = Membership(spans.segment, group[spans.group], groups, weight)
+        found = group_energies(self.fit, self.systematic_joules, members)
+        label = self.fit.occupancy.segments.label
+        # A group of several labels is as uncertain as the least known of them.
+        degrees = np.full(groups, np.inf)
+        np.minimum.at(degrees, members.group, self.degrees[label[members.segment]])
+        starts, ends = np.full(groups, np.inf), np.full(groups, -np.inf)
+        np.minimum.at(starts, members.group, ownership.edges[members.segment])
+        np.maximum.at(ends, members.group, ownership.edges[members.segment + 1])
+        low, high = found.interval(degrees, energies.low, energies.high)
+        told = refreshed(self.fit.occupancy.record.before, starts, ends, self.period_seconds)
+        return replace(
+            energies,
+            low=np.minimum(low, energies.joules),
+            high=np.maximum(high, energies.joules),
+            sigma_statistical=found.sigma_statistical_joules,
+            sigma_systematic=found.sigma_systematic_joules,
+            fitted=found.resolved(told),
+        )
+
+
+def split_of(
+    timeline: Timeline, windows: Windows, ownership: Ownership, phase_of_window: Indices
+) -> Split | None:
+    """Fit the windows of a session; None where interpolation is as good or nothing can be fitted."""
+    if not isinstance(timeline, CounterTimeline) or not timeline.known or len(windows) < 2:
+        return None
+    # RAPL has reads at the edges themselves; an estimate would only be fitted to its own formula.
+    slow_counter = timeline.period_seconds > FAST_PERIOD_SECONDS and timeline.interval_ratios == (1.0, 1.0)
+    segments = len(ownership.edges) - 1
+    enough = len(timeline.joules) > FEWEST_INTERVALS and 2 <= segments <= MOST_SEGMENTS
+    if not slow_counter or not enough or len(timeline.gaps.starts):
+        return None
+    label = _labels(windows, ownership, phase_of_window)
+    labels = int(label.max()) + 1
+    if labels > MOST_LABELS:
+        return None
+    record = CounterRecord(
+        timeline.after,
+        timeline.before,
+        timeline.joules,
+        timeline.resolution_joules,
+        timeline.min_power_watts,
+        timeline.max_power_watts,
+    )
+    if not _brackets_are_narrow(record, ownership.edges, timeline.period_seconds):
+        return None
+    try:
+        fit = fit_phase_power(record, Segments(ownership.edges, label, labels))
+        systematic = systematic_sigmas(fit, _edge_seconds(record), refit=True)
+    except np.linalg.LinAlgError:
+        return None
+    if abs(fit.closure_ratio - 1) > LARGEST_CLOSURE_ERROR:
+        return None
+    degrees = degrees_of_freedom(label, labels)
+    return Split(fit, systematic, degrees, windows, ownership, timeline.period_seconds)
+
+
+def _brackets_are_narrow(record: CounterRecord, edges: Floats, period_seconds: float) -> bool:
+    """Whether refreshes about the edges of windows are known to better than half a period."""
+    rows = np.unique(np.searchsorted(record.before, edges))
+    rows = rows[rows < len(record.before)]
+    width = record.before[rows] - record.after[rows]
+    return len(rows) > 0 and float(np.median(width)) <= WIDEST_BRACKET_PERIODS * period_seconds
+
+
+def _edge_seconds(record: CounterRecord) -> float:
+    """Return by how much times may be wrong in step with the load.
+
+    Power trails the edges of windows; and the middles of wide brackets miss the refreshes by
+    amounts that are alike for a while where polls, counter and load have nearly one period.
+    """
+    width = float(np.median(record.before - record.after))
+    return max(SLOW_EDGE_SECONDS, width * UNIFORM_SIGMA)
+
+
+def _labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:
+    """Label each segment by its owners; gaps also by the window before them, shape (segments,)."""
+    spans = Membership.of_spans(ownership.edges, ownership.start, ownership.end)
+    owner = ownership.owner[spans.group]
+    size = len(ownership.edges) - 1
+    is_parent = np.zeros(len(windows), dtype=np.bool_)
+    is_parent[windows.parent[1:]] = True
+    is_parent[0] = True
+    # Several owners make one label of their own: that of the set of their labels.
+    codes = np.random.default_rng(0).integers(1, 2**62, int(windows.label.max()) + 2, dtype=np.uint64)
+    code = np.zeros(size, dtype=np.uint64)
+    np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
+    gap = np.ones(size, dtype=np.bool_)
+    gap[spans.segment[~is_parent[owner]]] = False
+    phase = np.zeros(size, dtype=np.int64)
+    phase[spans.segment] = phase_of_window[owner]
+    label = np.unique(code, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return merge_rare_labels(gap_labels(label, gap), phase)

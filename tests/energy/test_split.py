@@ -1,0 +1,146 @@
+"""Windows shorter than a GPU counter's refresh, through the whole chain, on a simulated counter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mlmeter.session import Session
+from mlmeter.testing import FakeClock, SimulatedBackend, fake_meter
+
+PHASES = {"training": 300.0, "inference": 150.0}
+GAP_WATTS = 60.0
+PERIOD = 0.1
+
+
+@dataclass(frozen=True)
+class Load:
+    """Windows of two phases at random, with gaps: spans, phases and the power from edge to edge."""
+
+    spans: list[tuple[float, float, str]]
+    edges: list[float]
+    watts: list[float]
+
+
+def random_load(rng: np.random.Generator, length: float, seconds: float) -> Load:
+    """Draw windows of about `length`, each with a power of its own, and gaps of about the same."""
+    now, spans, edges, watts = 0.5, [], [0.0, 0.5], [GAP_WATTS]
+    while now < seconds:
+        phase = ("training", "inference")[rng.integers(2)]
+        end = now + length * np.exp(rng.normal(0, 0.2))
+        pause = rng.exponential(length) + 1e-4
+        spans.append((now, end, phase))
+        edges += [end, end + pause]
+        watts += [PHASES[phase] * (1 + 0.1 * rng.normal()), GAP_WATTS * (1 + 0.05 * rng.normal())]
+        now = end + pause
+    return Load(spans, [*edges, now + 1.0], [*watts, GAP_WATTS])
+
+
+def metered(load: Load, poll_seconds: float) -> tuple[Session, list[float]]:
+    """Meter the load, polled at an interval; return the session and the true energy of each window."""
+    clock = FakeClock()
+    backend = SimulatedBackend(
+        load.edges,
+        load.watts,
+        clock,
+        update_period_seconds=PERIOD,
+        jitter_seconds=0.001,
+        joules_per_count=0.001,
+        name="gpu-0",
+        kind="gpu",
+        cheap_read=False,
+        max_power_watts=450.0,
+    )
+    meter = fake_meter(backend, clock=clock)
+    sampler = meter.recorder._sampler
+    polls = iter(np.arange(0.0, load.edges[-1] + 1.0, poll_seconds).tolist())
+    upcoming = next(polls)
+
+    def wait_until(seconds: float) -> None:
+        nonlocal upcoming
+        while upcoming < seconds:
+            clock.advance(upcoming - clock.now_ns() / 1e9)
+            sampler.tick()
+            upcoming = next(polls)
+        clock.advance(seconds - clock.now_ns() / 1e9)
+
+    with meter:
+        for start, end, phase in load.spans:
+            wait_until(start)
+            with meter.window(phase, phase=phase):
+                wait_until(end)
+        wait_until(load.edges[-1] - 0.1)
+    return meter.session, [backend.true_joules(start, end) for start, end, _ in load.spans]
+
+
+@pytest.mark.parametrize(("length", "most_error"), [(0.01, 0.10), (0.03, 0.05), (0.1, 0.03), (1.0, 0.01)])
+@pytest.mark.parametrize("seed", range(3))
+def test_phases_are_right_and_their_intervals_hold(length: float, most_error: float, seed: int) -> None:
+    """Interpolation smears 10 to 20 % of a phase into the next; the fit does not, and knows how well."""
+    load = random_load(np.random.default_rng(seed), length, 30.0)
+    session, truths = metered(load, 0.02)
+    phases = session.phases().query("domain == 'gpu-0'").set_index("phase")
+    for phase in PHASES:
+        truth = sum(joules for joules, span in zip(truths, load.spans, strict=True) if span[2] == phase)
+        if phase == "training":
+            # The base phase has the gaps, too.
+            truth = session.total().energy_joules - phases.loc["inference", "energy_joules"]
+            assert phases.loc[phase, "energy_joules"] == pytest.approx(truth, rel=1e-9)
+            continue
+        row = phases.loc[phase]
+        assert row["method"] == "phase_power"
+        assert abs(row["energy_joules"] / truth - 1) <= most_error
+        # A 95 % interval: one seed in twenty may miss by a little.
+        width = row["high_joules"] - row["low_joules"]
+        assert row["low_joules"] - 0.25 * width <= truth <= row["high_joules"] + 0.25 * width
+
+
+def test_intervals_of_windows_hold_their_truths() -> None:
+    """At least 90 % of single windows lie within their 95 % intervals, and these are no trivial ones."""
+    load = random_load(np.random.default_rng(5), 0.1, 60.0)
+    session, truths = metered(load, 0.02)
+    frame = session.windows().query("domain == 'gpu-0' and scope == 'exclusive' and window > 0")
+    inside = (frame["low_joules"] <= truths) & (truths <= frame["high_joules"])
+    assert inside.mean() >= 0.9
+    half_width = (frame["high_joules"] - frame["low_joules"]).median() / 2
+    assert half_width <= 3 * np.sqrt(np.mean((frame["energy_joules"] - truths) ** 2))
+
+
+def test_split_energies_add_up_to_the_session() -> None:
+    """Exclusive windows and phases each fill the session; names have what their windows have."""
+    load = random_load(np.random.default_rng(2), 0.02, 20.0)
+    session, _ = metered(load, 0.025)
+    total = session.total().energy_joules
+    windows = session.windows().query("domain == 'gpu-0' and scope == 'exclusive'")
+    assert set(windows["method"]) == {"phase_power"}
+    assert windows["energy_joules"].sum() == pytest.approx(total, rel=1e-9)
+    phases = session.phases().query("domain == 'gpu-0'")
+    assert phases["energy_joules"].sum() == pytest.approx(total, rel=1e-9)
+    names = session.window_names().query("domain == 'gpu-0'").set_index("name")
+    of_phase = windows[windows["window"] > 0].groupby("name")["energy_joules"].sum()
+    assert names["energy_joules"].to_dict() == pytest.approx(of_phase.to_dict())
+    assert (windows["energy_joules"] >= 0).all()
+
+
+def test_load_in_step_with_the_counter_is_unresolved() -> None:
+    """Windows of one period each give every interval the same occupancy: the split cannot be known."""
+    spans, edges, watts = [], [0.0], []
+    for number in range(200):
+        start = 0.5 + number * PERIOD
+        spans.append((start, start + PERIOD / 2, "inference"))
+        edges += [start, start + PERIOD / 2]
+        watts += [GAP_WATTS, 300.0]
+    load = Load(spans, [*edges, edges[-1] + 1.0], [*watts, GAP_WATTS])
+    session, truths = metered(load, 0.02)
+    row = session.phases().query("domain == 'gpu-0' and phase == 'inference'").iloc[0]
+    assert not row["resolved"]
+    assert row["low_joules"] <= sum(truths) <= row["high_joules"]
+
+
+def test_short_session_is_interpolated() -> None:
+    """With a handful of refreshes there is nothing to fit."""
+    load = random_load(np.random.default_rng(1), 0.1, 0.6)
+    session, _ = metered(load, 0.02)
+    assert "phase_power" not in set(session.windows()["method"])
