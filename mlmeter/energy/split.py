@@ -16,7 +16,7 @@ from mlmeter.energy.counters import FAST_PERIOD_SECONDS
 from mlmeter.energy.groups import Membership, degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import SLOW_EDGE_SECONDS, systematic_sigmas
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
-from mlmeter.energy.occupancy import CounterRecord, Segments
+from mlmeter.energy.occupancy import Block, CounterRecord, Segments
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
@@ -40,6 +40,8 @@ MOST_SEGMENTS = 200_000
 MOST_SHARPENED_WINDOWS = 20_000
 # Wider brackets do not tell windows apart, and their errors are not independent.
 WIDEST_BRACKET_PERIODS = 0.5
+# Two times the square of what is left of an interval, uniform from none to all of it.
+EDGES_SIGMA = (2 / 3) ** 0.5
 # A fit whose energies have to be scaled by more is wrong about the load.
 LARGEST_CLOSURE_ERROR = 0.02
 
@@ -52,6 +54,8 @@ class Split:
         fit: powers and energies of all segments.
         systematic_joules: of each label, shape (labels,).
         degrees: of freedom of each label, shape (labels,).
+        edge_joules: standard uncertainty of each segment's energy because its power at the
+            edges is not its mean, shape (segments,).
         windows, ownership: what the segments were made from.
         period_seconds: of the counter.
     """
@@ -59,6 +63,7 @@ class Split:
     fit: PhasePowerFit
     systematic_joules: Floats
     degrees: Floats
+    edge_joules: Floats
     windows: Windows
     ownership: Ownership
     period_seconds: float
@@ -111,6 +116,11 @@ class Split:
         starts, ends = np.full(groups, np.inf), np.full(groups, -np.inf)
         np.minimum.at(starts, members.group, ownership.edges[members.segment])
         np.maximum.at(ends, members.group, ownership.edges[members.segment + 1])
+        structure = np.bincount(
+            members.group, (members.weight * self.edge_joules[members.segment]) ** 2, minlength=groups
+        )
+        statistical = np.sqrt(found.sigma_statistical_joules**2 + structure)
+        found = replace(found, sigma_statistical_joules=statistical)
         low, high = found.interval(degrees, energies.low, energies.high)
         told = refreshed(self.fit.occupancy.record.before, starts, ends, self.period_seconds)
         return replace(
@@ -157,7 +167,8 @@ def split_of(
     if abs(fit.closure_ratio - 1) > LARGEST_CLOSURE_ERROR:
         return None
     degrees = degrees_of_freedom(label, labels)
-    return Split(fit, systematic, degrees, windows, ownership, timeline.period_seconds)
+    edge_joules = _edge_joules(fit)
+    return Split(fit, systematic, degrees, edge_joules, windows, ownership, timeline.period_seconds)
 
 
 def _brackets_are_narrow(record: CounterRecord, edges: Floats, period_seconds: float) -> bool:
@@ -176,6 +187,41 @@ def _edge_seconds(record: CounterRecord) -> float:
     """
     width = float(np.median(record.before - record.after))
     return max(SLOW_EDGE_SECONDS, width * UNIFORM_SIGMA)
+
+
+def _edge_joules(fit: PhasePowerFit) -> Floats:
+    """Return what the structure inside segments can do at their edges, shape (segments,).
+
+    The fit takes the power of a segment to be constant. How much it varies shows in long ones:
+    from interval to interval, beyond what errors of time explain.
+    """
+    parts, segments = fit.occupancy, fit.occupancy.segments
+    instants, period = parts.instants, parts.period_seconds
+    first = np.searchsorted(segments.edges, instants[:-1], side="right") - 1
+    pure = first == np.searchsorted(segments.edges, instants[1:]) - 1
+    pure &= (first >= 0) & (first < len(segments.label))
+    seconds, joules, expected = (
+        np.concatenate(column) for column in zip(*map(_intervals, parts.blocks), strict=True)
+    )
+    segment, watts, expected = first[pure], (joules / seconds)[pure], expected[pure]
+    count = np.bincount(segment, minlength=len(segments.label))
+    mean = np.bincount(segment, watts, minlength=len(count)) / np.maximum(count, 1)
+    several = count[segment] > 1
+    label, freedom = segments.label[segment[several]], 1 - 1 / count[segment[several]]
+    excess = (watts - mean[segment])[several] ** 2 - expected[several] * freedom
+    sums = np.bincount(label, excess, minlength=segments.labels)
+    freedoms = np.bincount(label, freedom, minlength=segments.labels)
+    variance = np.divide(sums, freedoms, out=np.zeros(segments.labels), where=freedoms > 0)
+    sigma_watts = np.sqrt(np.maximum(variance, 0.0))[segments.label]
+    # Two edges, each anywhere in its interval.
+    long = segments.seconds >= period
+    return np.asarray(np.where(long, sigma_watts * period * EDGES_SIGMA, 0.0), dtype=np.float64)
+
+
+def _intervals(block: Block) -> tuple[Floats, Floats, Floats]:
+    """Return seconds and joules of each interval, and the variance of its power by errors of time."""
+    error = (block.instant_watts * block.instant_sigma_seconds) ** 2
+    return block.seconds, block.joules, (error[:-1] + error[1:]) / block.seconds**2
 
 
 def _labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:
