@@ -40,8 +40,8 @@ MOST_SEGMENTS = 200_000
 MOST_SHARPENED_WINDOWS = 20_000
 # Wider brackets do not tell windows apart, and their errors are not independent.
 WIDEST_BRACKET_PERIODS = 0.5
-# Two times the square of what is left of an interval, uniform from none to all of it.
-EDGES_SIGMA = (2 / 3) ** 0.5
+# Two edges, each with up to a whole interval on the wrong side.
+EDGES_SIGMA = 2**0.5
 # A fit whose energies have to be scaled by more is wrong about the load.
 LARGEST_CLOSURE_ERROR = 0.02
 
@@ -212,8 +212,9 @@ def _edge_joules(fit: PhasePowerFit) -> Floats:
     sums = np.bincount(label, excess, minlength=segments.labels)
     freedoms = np.bincount(label, freedom, minlength=segments.labels)
     variance = np.divide(sums, freedoms, out=np.zeros(segments.labels), where=freedoms > 0)
-    sigma_watts = np.sqrt(np.maximum(variance, 0.0))[segments.label]
-    # Two edges, each anywhere in its interval.
+    # What one label shows, another may have too.
+    pooled = sums.sum() / max(float(freedoms.sum()), 1.0)
+    sigma_watts = np.sqrt(np.maximum(variance, max(pooled, 0.0)))[segments.label]
     long = segments.seconds >= period
     return np.asarray(np.where(long, sigma_watts * period * EDGES_SIGMA, 0.0), dtype=np.float64)
 
