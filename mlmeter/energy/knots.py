@@ -42,6 +42,7 @@ class Knots:
         forward: the estimate from before alone, shape (rows,); what follows a kink must not
             enter what is said of the time before it.
         variances: of that estimate in joules squared, shape (rows,).
+        blended: variance of `energies`, where a located refresh sharpens it, shape (rows,).
         power_before, power_after: watts on either side, shape (rows,).
         told_at: read time of the row that ends the span of `power_after`, infinite for the last
             row, which has none; shape (rows,).
@@ -51,6 +52,7 @@ class Knots:
     energies: Floats
     forward: Floats
     variances: Floats
+    blended: Floats
     power_before: Floats
     power_after: Floats
     told_at: Floats
@@ -87,7 +89,8 @@ def row_knots(after: Floats, before: Floats, joules: Floats, period: float, kink
     knot_at = np.where(narrow, shown_at, before).tolist()
     later = _later(shown_at, period)
     powers_after = _powers_after(shown_at, joules, later)
-    told_at = np.where(later > np.arange(len(later)), before[later], np.inf)
+    # A read just after an edge shows a refresh from before it.
+    told_at = np.where(later > np.arange(len(later)), before[later] - SAME_EDGE_PERIODS * period, np.inf)
     steady = _steady_from(np.array(knot_at), told_at, kinks, period)
     shown, counts, spread = shown_at.tolist(), joules.tolist(), (width**2 / 12).tolist()
     is_narrow, ahead_powers = narrow.tolist(), powers_after.tolist()
@@ -96,6 +99,7 @@ def row_knots(after: Floats, before: Floats, joules: Floats, period: float, kink
     energies: list[float] = []
     forward: list[float] = []
     variances: list[float] = []
+    blended: list[float] = []
     powers: list[float] = []
     for k, count in enumerate(counts):
         if takes_after[k]:
@@ -105,10 +109,13 @@ def row_knots(after: Floats, before: Floats, joules: Floats, period: float, kink
         energy = count if is_narrow[k] else count + power * period / 2
         forward.append(energy)
         variances.append(power**2 * spread[k])
+        blended.append(variances[k])
         if steady[k] and not is_narrow[k] and knot_at[k + 1] - knot_at[k] <= NEAR_PERIODS * period:
             ahead, next_power = shown[k + 1] - knot_at[k], ahead_powers[k + 1]
             other = next_power**2 * (spread[k + 1] + (POWER_SCATTER * ahead) ** 2)
             energy = _weighted(energy, variances[k], counts[k + 1] - next_power * ahead, other)
+            if is_narrow[k + 1]:
+                blended[k] = _combined(variances[k], other)
         if k < last:
             energy = min(energy, counts[k + 1])
         energies.append(max(energy, count, energies[-1] if energies else count))
@@ -118,6 +125,7 @@ def row_knots(after: Floats, before: Floats, joules: Floats, period: float, kink
         np.array(energies),
         np.array(forward),
         np.array(variances),
+        np.array(blended),
         np.array(powers),
         powers_after,
         told_at,
@@ -129,6 +137,12 @@ def _weighted(one: float, one_variance: float, other: float, other_variance: flo
     total = one_variance + other_variance
     share = one_variance / total if total > 0 else 0.0
     return (1 - share) * one + share * other
+
+
+def _combined(one_variance: float, other_variance: float) -> float:
+    """Return the variance of two estimates combined by their variances."""
+    total = one_variance + other_variance
+    return one_variance * other_variance / total if total > 0 else 0.0
 
 
 def _at_kinks(knots: Knots, joules: Floats, kinks: Floats, period: float) -> tuple[Floats, Floats]:
@@ -143,7 +157,7 @@ def _at_kinks(knots: Knots, joules: Floats, kinks: Floats, period: float) -> tup
     forward = knots.forward[left] + power_before * behind
     backward = knots.energies[right] - power_after * ahead
     forward_variance = knots.variances[left] + (POWER_SCATTER * power_before * behind) ** 2
-    backward_variance = knots.variances[right] + (POWER_SCATTER * power_after * ahead) ** 2
+    backward_variance = knots.blended[right] + (POWER_SCATTER * power_after * ahead) ** 2
     total = forward_variance + backward_variance
     share = np.divide(forward_variance, total, out=np.full_like(total, 0.5), where=total > 0)
     # With an edge in between, the power after is that of another window; close by it does no harm.

@@ -243,9 +243,9 @@ def test_deep_nesting_and_many_overlaps_resolve() -> None:
 
 def test_edge_read_by_the_sampler_just_after_an_edge() -> None:
     """A read that overlaps the edge, after a late refresh: the located refresh behind it decides."""
-    after = np.array([-5.686e-3, -4.045e-3, -1.147e-3, 5.3e-5, 0.0989])
-    before = np.array([-4.466e-3, -9.8e-5, 5.4e-5, 3.21e-4, 0.1001])
-    joules = np.array([136.0329, 136.2414, 136.8723, 137.0261, 138.0261])
+    after = np.array([-0.0812, -5.686e-3, -4.045e-3, -1.147e-3, 5.3e-5, 0.0989])
+    before = np.array([-0.0800, -4.466e-3, -9.8e-5, 5.4e-5, 3.21e-4, 0.1001])
+    joules = np.array([120.0, 136.0329, 136.2414, 136.8723, 137.0261, 138.0261])
     times, curve = fast_curve(after, before, joules, 0.001, np.array([0.0, 0.1]))
     # 10 W since the edge: 137.0261 J less what was used up to the middle of the bracket.
     assert float(np.interp(0.0, times, curve)) == pytest.approx(137.0243, abs=0.01)
