@@ -58,6 +58,7 @@ class Ownership:
         owners: number of owners from each edge to the next, shape (edges - 1,).
         concurrent_piece: whether a piece is shared anywhere, shape (pieces,).
         concurrent: whether a window shares any instant, shape (windows,).
+        loose: whether a piece is of a window that sticks out of one around it, shape (pieces,).
     """
 
     owner: Indices
@@ -67,6 +68,7 @@ class Ownership:
     owners: Indices
     concurrent_piece: NDArray[np.bool_]
     concurrent: NDArray[np.bool_]
+    loose: NDArray[np.bool_]
 
     def share_out(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each piece's part of what happens from edge to edge, shape (pieces,).
@@ -96,7 +98,8 @@ class Ownership:
 
 def resolve_ownership(windows: Windows) -> Ownership:
     """Find the owner or owners of every instant of the session, in n log n time."""
-    owner, start, end = _innermost_pieces(windows)
+    outlives = outliving(windows)
+    owner, start, end = _innermost_pieces(windows, outlives)
     edges = np.unique(np.concatenate([start, end]))
     changes = np.zeros(len(edges), dtype=np.int64)
     first, last = np.searchsorted(edges, start), np.searchsorted(edges, end)
@@ -107,10 +110,10 @@ def resolve_ownership(windows: Windows) -> Ownership:
     concurrent_piece = shared[last] - shared[first] > ROUNDING_SECONDS
     concurrent = np.zeros(len(windows), dtype=np.bool_)
     concurrent[owner[concurrent_piece]] = True
-    return Ownership(owner, start, end, edges, owners, concurrent_piece, concurrent)
+    return Ownership(owner, start, end, edges, owners, concurrent_piece, concurrent, outlives[owner])
 
 
-def _innermost_pieces(windows: Windows) -> tuple[Indices, Seconds, Seconds]:
+def _innermost_pieces(windows: Windows, outlives: NDArray[np.bool_]) -> tuple[Indices, Seconds, Seconds]:
     """Cut each window's intervals at its children, in order of start."""
     is_parent = np.zeros(len(windows), dtype=np.bool_)
     is_parent[windows.parent[1:]] = True
@@ -120,7 +123,8 @@ def _innermost_pieces(windows: Windows) -> tuple[Indices, Seconds, Seconds]:
     if parents.any():
         pieces.append(_uncovered(windows, parents))
     owner, start, end = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    owner, start, end = _cut_where_ancestors_end(windows, owner, start, end)
+    if outlives.any():
+        owner, start, end = _cut_where_ancestors_end(windows, outlives, owner, start, end)
     real = end > start
     order = np.argsort(start[real], kind="stable")
     return owner[real][order], start[real][order], end[real][order]
@@ -169,13 +173,10 @@ def _covered_by(windows: Windows) -> tuple[Indices, Indices]:
 
 
 def _cut_where_ancestors_end(
-    windows: Windows, owner: Indices, start: Seconds, end: Seconds
+    windows: Windows, outlives: NDArray[np.bool_], owner: Indices, start: Seconds, end: Seconds
 ) -> tuple[Indices, Seconds, Seconds]:
     """Cut pieces of windows that outlive an ancestor, so that each piece is inside it or outside."""
-    loose = outliving(windows)
-    if not loose.any():
-        return owner, start, end
-    ancestor = np.where(loose[owner], windows.parent[owner], -1)
+    ancestor = np.where(outlives[owner], windows.parent[owner], -1)
     while (ancestor > 0).any():
         for hull in hulls(windows):
             at = np.where(ancestor > 0, hull[ancestor], np.inf)
@@ -234,8 +235,7 @@ def add_to_enclosing(
     Returns:
         shape (columns, windows).
     """
-    loose = outliving(windows)[ownership.owner]
-    size = len(windows)
+    loose, size = ownership.loose, len(windows)
     own = [np.bincount(ownership.owner, np.where(loose, 0.0, column), size) for column in pieces]
     # Sums of nothing come back as integers.
     nested = np.stack(own).astype(np.float64)
@@ -255,7 +255,7 @@ def pieces_by_window(windows: Windows, ownership: Ownership) -> tuple[Indices, I
 
 def pieces_within(windows: Windows, ownership: Ownership, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Tell of each piece whether it is in a chosen window or in a descendant while that is open."""
-    loose = outliving(windows)[ownership.owner]
+    loose = ownership.loose
     inside = with_descendants(windows.parent, chosen)[ownership.owner] & ~loose
     for row, piece in _enclosing(windows, ownership, loose):
         inside[piece[chosen[row]]] = True
