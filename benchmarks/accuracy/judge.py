@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scenarios import GAP, LABEL_WATTS, MAX_WATTS, MIN_WATTS, A, B, Floats, Indices, Replay, Scenario
 
-from mlmeter.energy.groups import GroupEnergies, Membership, degrees_of_freedom, group_energies, refreshed
+from mlmeter.energy.groups import GroupEnergies, degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import FAST_EDGE_SECONDS, SLOW_EDGE_SECONDS, systematic_sigmas
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
+from mlmeter.energy.membership import Membership
 from mlmeter.energy.occupancy import CounterRecord, Segments
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power
 from mlmeter.energy.timeline import CounterTimeline

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.group_variances import group_variances
+from mlmeter.energy.membership import Membership
 from mlmeter.energy.uncertainty import RESOLVED_RATIO
 
 if TYPE_CHECKING:
@@ -23,45 +25,6 @@ STUDENT_FACTORS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.13
 NORMAL_FACTOR = 1.960
 # Calls of one name that are not further apart are one burst.
 BURST_PERIODS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """Which segments belong to which groups; a group has a segment at most once.
-
-    Attributes:
-        segment, group: shape (memberships,).
-        groups: how many groups there are.
-        weight: part of the segment's energy that is the group's, 0 to 1, shape (memberships,).
-    """
-
-    segment: Indices
-    group: Indices
-    groups: int
-    weight: Floats
-
-    @classmethod
-    def of_spans(cls, edges: Floats, starts: Floats, ends: Floats) -> Membership:
-        """Make each span a group; spans begin and end at edges of segments."""
-        first = np.searchsorted(edges, starts, side="right") - 1
-        count = np.maximum(np.searchsorted(edges, ends) - first, 0)
-        group = np.repeat(np.arange(len(starts)), count)
-        segment = np.arange(len(group)) - np.repeat(np.cumsum(count) - count - first, count)
-        return cls(segment, group, len(starts), np.ones(len(group)))
-
-    @classmethod
-    def of_labels(cls, label: Indices, labels: int) -> Membership:
-        """Make each label a group."""
-        return cls(np.arange(len(label)), label, labels, np.ones(len(label)))
-
-    def with_more(self, other: Membership) -> Membership:
-        """Append other groups: asking for all at once is cheaper."""
-        return Membership(
-            np.concatenate([self.segment, other.segment]),
-            np.concatenate([self.group, other.group + self.groups]),
-            self.groups + other.groups,
-            np.concatenate([self.weight, other.weight]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +75,7 @@ def group_energies(fit: PhasePowerFit, systematic_joules: Floats, members: Membe
     ratio = np.divide(systematic_joules, label_joules, out=np.zeros(segments.labels), where=label_joules > 0)
     energies = fit.energies_joules[members.segment] * members.weight
     systematic = energies * ratio[segments.label[members.segment]]
-    variance = fit.variances(members.segment, members.group, members.groups, members.weight)
+    variance = group_variances(fit, members)
     return GroupEnergies(
         joules=np.bincount(members.group, energies, minlength=members.groups).astype(np.float64),
         sigma_statistical_joules=np.sqrt(variance),

@@ -8,13 +8,15 @@ changes when the counter's lag does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.occupancy import Occupancy, occupancy
-from mlmeter.energy.phase_power import PhasePowerFit, solve
+from mlmeter.energy.counter_lag import excerpts, log_likelihood, refitted
+from mlmeter.energy.occupancy import Occupancy
+from mlmeter.energy.phase_power import PhasePowerFit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +37,8 @@ PURE_LEVERAGE, ENOUGH_PURE_INTERVALS = 0.5, 10
 FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS = 3e-3, 0.03
 LEAST_SHIFT_SECONDS = 0.25e-3
 CONTRADICTED_LOG_LIKELIHOOD = 4.0
+# How far power is tried to trail the edges.
+TRAILING_SECONDS = (0.25e-3, 0.5e-3, 0.75e-3, 1e-3)
 
 
 def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -> Floats:
@@ -47,7 +51,8 @@ def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -
         edge_seconds: by how much power may trail the edge of a window.
         refit: whether the lag of the counter may be wrong, as it may for a GPU.
     """
-    variance = leverage_sigmas(fit, edge_seconds) ** 2
+    trailing = min(edge_seconds, trailing_seconds(fit)) if refit else edge_seconds
+    variance = leverage_sigmas(fit, edge_seconds, trailing) ** 2
     if refit:
         variance += lag_changes(fit) ** 2
     parts = fit.occupancy
@@ -56,8 +61,32 @@ def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -
     return np.asarray(np.minimum(np.sqrt(variance), widest), dtype=np.float64)
 
 
-def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float) -> Floats:
-    """Return what errors of time at the edges of windows can do to each label, in J."""
+def trailing_seconds(fit: PhasePowerFit) -> float:
+    """Return by how much power can trail the edges of windows, so far as the counter tells.
+
+    Power that trails all edges looks like a counter that lags: a lag that the counter
+    contradicts is no trailing power either.
+    """
+    parts = fit.occupancy
+    stretches = excerpts(parts)
+    scores = [
+        log_likelihood(parts, fit.scatter, stretches, lag_seconds=parts.record.lag_seconds + trailing)
+        for trailing in (0.0, *TRAILING_SECONDS)
+    ]
+    contradicted = np.array(scores[1:]) < max(scores) - CONTRADICTED_LOG_LIKELIHOOD
+    # The limit is somewhere between the last that is allowed and the next: the safe side counts.
+    allowed = int(np.flatnonzero(~contradicted).max(initial=-1)) + 1
+    return TRAILING_SECONDS[min(allowed, len(TRAILING_SECONDS) - 1)]
+
+
+def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: float) -> Floats:
+    """Return what errors of time at the edges of windows can do to each label, in J.
+
+    Args:
+        fit: the fit to judge.
+        edge_seconds: errors that the shape of the power can cause, in step with the load.
+        trailing_seconds: those that are alike at all edges.
+    """
     intervals = _Intervals.of(fit.occupancy, edge_seconds)
     segments = fit.occupancy.segments
     sigmas = np.zeros(segments.labels)
@@ -71,7 +100,7 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float) -> Floats:
             continue
         around_watts = np.average(fit.means.watts[neighbours], weights=beside[neighbours])
         contrast = abs(float(fit.means.watts[label] - around_watts))
-        trailing = np.minimum(edge_seconds, TRAILING_RATIO * lengths).sum()
+        trailing = np.minimum(trailing_seconds, TRAILING_RATIO * lengths).sum()
         lever = _lever(
             intervals, label, neighbours, min(edge_seconds, LARGEST_EDGE_RATIO * np.median(lengths))
         )
@@ -80,21 +109,28 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float) -> Floats:
 
 
 def lag_changes(fit: PhasePowerFit) -> Floats:
-    """Return the largest change of each label's energy under lags that the counter allows, in J."""
+    """Return the largest change of each label's energy under lags that the counter allows, in J.
+
+    A long session is refitted in some stretches; the changes there stand for the others.
+    """
     parts = fit.occupancy
-    before = _label_joules(fit)
+    stretches = excerpts(parts)
+    fits = refitted(parts, fit.scatter, stretches)
+    before, whole = _label_joules(fits), _label_joules([fit])
     largest = np.zeros(parts.labels)
     for sign in (-1.0, 1.0):
         shift = max(FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS * parts.period_seconds)
         while True:
-            record = replace(parts.record, lag_seconds=parts.record.lag_seconds + sign * shift)
-            shifted = solve(occupancy(record, parts.segments), fit.scatter)
-            fall = fit.means.log_likelihood - shifted.means.log_likelihood
+            shifted = refitted(
+                parts, fit.scatter, stretches, lag_seconds=parts.record.lag_seconds + sign * shift
+            )
+            fall = fits[0].means.log_likelihood - shifted[0].means.log_likelihood
             if fall <= CONTRADICTED_LOG_LIKELIHOOD or shift <= LEAST_SHIFT_SECONDS:
                 break
             shift = max(shift / 2, LEAST_SHIFT_SECONDS)
         largest = np.maximum(largest, np.abs(_label_joules(shifted) - before))
-    return largest
+    scale = np.divide(whole, before, out=np.ones_like(whole), where=before > 0)
+    return np.asarray(largest * np.maximum(scale, 1.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +148,7 @@ class _Intervals:
 
     @classmethod
     def of(cls, parts: Occupancy, edge_seconds: float) -> _Intervals:
-        labels = parts.part_label
-        occupied = [block.occupancy_of(labels[block.own], parts.labels) for block in parts.blocks]
-        seconds = np.concatenate(occupied) if occupied else np.zeros((0, parts.labels))
+        seconds = parts.occupied_seconds()
         edges, spare = parts.segments.edges, 2 * edge_seconds
         first = np.searchsorted(edges, parts.instants[:-1] - spare)
         pure = first == np.searchsorted(edges, parts.instants[1:] + spare)
@@ -160,7 +194,9 @@ def _strongest_repeat(shares: Floats) -> float:
     return min(max(products) / total, 1.0)
 
 
-def _label_joules(fit: PhasePowerFit) -> Floats:
-    segments = fit.occupancy.segments
-    joules = np.bincount(segments.label, fit.energies_joules, minlength=segments.labels)
-    return joules.astype(np.float64)
+def _label_joules(fits: Sequence[PhasePowerFit]) -> Floats:
+    joules = np.zeros(fits[0].occupancy.labels)
+    for fit in fits:
+        segments = fit.occupancy.segments
+        joules += np.bincount(segments.label, fit.energies_joules, minlength=len(joules))
+    return joules

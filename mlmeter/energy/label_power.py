@@ -1,18 +1,19 @@
 """Likelihood of the powers of labels and of how much they scatter.
 
-The model of `mlmeter.energy.phase_power`, block by block; the labels' powers are integrated out,
-each with a uniform prior's variance over what is possible.
+The model of `mlmeter.energy.phase_power`, many blocks at once; the labels' powers are integrated
+out, each with a uniform prior's variance over what is possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.occupancy import Block, Occupancy
+from mlmeter.energy.banded import factorise, halfway, log_determinants
+from mlmeter.energy.occupancy import Occupancy
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 # Where the likelihood is searched, and what is taken to be likely before.
 SCATTER_RATIOS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45)
-NOISE_RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+NOISE_RATIOS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
 USUAL_SCATTER_RATIO, SCATTER_LOG_SIGMA = 0.15, 0.7
 USUAL_NOISE_RATIO, NOISE_LOG_SIGMA = 1.0, 1.5
-SEARCH_BLOCKS = 4
+# The search looks at some blocks of the whole session and at some with most of each label.
+SEARCH_BLOCKS, SEARCH_BLOCKS_PER_LABEL = 8, 1
 SEARCH_SWEEPS = 3
 # A label of low power still scatters by a share of this share of the mean power.
 LEAST_SCATTER_WATTS_RATIO = 0.2
@@ -73,36 +75,42 @@ class Means:
     log_likelihood: float
 
 
+def search_blocks(parts: Occupancy) -> Indices:
+    """Return the blocks that a search looks at: evenly spread ones and those with most of a label."""
+    spread = np.linspace(0, parts.blocks - 1, min(SEARCH_BLOCKS, parts.blocks)).round().astype(np.int64)
+    cells = parts.piece_interval // parts.size * parts.labels + parts.piece_label
+    flat = np.bincount(cells, parts.piece_seconds, minlength=parts.blocks * parts.labels)
+    most = np.argsort(flat.reshape(parts.blocks, parts.labels), axis=0)[-SEARCH_BLOCKS_PER_LABEL:]
+    return np.unique(np.concatenate([spread, most.ravel()]))
+
+
 def find_scatter(parts: Occupancy) -> Scatter:
     """Find the likeliest scatter of each label and of the noise, on a few blocks.
 
     Coordinate ascent on fixed grids, with a mild preference for what is usual: few events then
     give usual scatter instead of false certainty.
     """
-    design = [Design.of(parts, block) for block in parts.chosen_blocks(SEARCH_BLOCKS)]
+    design = Design.of(parts, search_blocks(parts))
     ratios, noise_ratio = np.full(parts.labels, USUAL_SCATTER_RATIO), USUAL_NOISE_RATIO
     watts = np.full(parts.labels, parts.mean_watts)
     scatter = Scatter.of(ratios, noise_ratio, watts, parts.scale_watts)
-    present = [label for label in range(parts.labels) if any((item.label == label).any() for item in design)]
+    present = np.unique(design.label)
     for _ in range(SEARCH_SWEEPS):
         start = scatter
-        whitened = [whiten(item.covariance(scatter), item.columns) for item in design]
-        watts = label_means(parts, whitened).watts
+        watts = label_means(parts, [design.whitened(scatter)]).watts
         for label in present:
             trials = np.tile(scatter.ratios, (len(SCATTER_RATIOS), 1))
             trials[:, label] = SCATTER_RATIOS
             candidates = [
                 Scatter.of(trial, scatter.noise_ratio, watts, parts.scale_watts) for trial in trials
             ]
-            amplitudes = [candidate.watts[label] ** 2 for candidate in candidates]
-            units = [item.block.scatter((item.label == label).astype(np.float64)) for item in design]
+            amplitudes = np.array([candidate.watts[label] ** 2 for candidate in candidates])
             penalties = _penalties(SCATTER_RATIOS, USUAL_SCATTER_RATIO, SCATTER_LOG_SIGMA)
-            scatter = _likeliest(parts, design, candidates, amplitudes, units, penalties)
+            scatter = _likeliest(parts, design, candidates, amplitudes, design.unit(label), penalties)
         candidates = [Scatter.of(scatter.ratios, ratio, watts, parts.scale_watts) for ratio in NOISE_RATIOS]
-        amplitudes = [candidate.noise_density for candidate in candidates]
-        units = [np.diag(item.block.seconds) for item in design]
+        amplitudes = np.array([candidate.noise_density for candidate in candidates])
         penalties = _penalties(NOISE_RATIOS, USUAL_NOISE_RATIO, NOISE_LOG_SIGMA)
-        scatter = _likeliest(parts, design, candidates, amplitudes, units, penalties)
+        scatter = _likeliest(parts, design, candidates, amplitudes, design.noise[None], penalties)
         if scatter.noise_ratio == start.noise_ratio and (scatter.ratios == start.ratios).all():
             break
     return scatter
@@ -110,99 +118,191 @@ def find_scatter(parts: Occupancy) -> Scatter:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A block with what does not depend on the scatter.
+    """Some blocks with what does not depend on the scatter.
 
-    `columns` are the occupancies of the labels and, last, the energies beyond the mean power;
-    `fixed` is the covariance from timing and counting, which neighbours share with opposite signs.
+    Attributes:
+        chosen: which blocks, shape (blocks,).
+        pieces: numbers of their pieces, shape (pieces,).
+        label, cell, seconds: label, place in (size, blocks) and seconds of each piece.
+        neighbours: per distance 1, 2, ... in intervals, pairs of pieces of one part: those that
+            have a piece so long before them, counted from 0 within `pieces`.
+        columns: seconds of each label and, last, energies beyond the mean power; shape
+            (labels + 1, size, blocks).
+        fixed: band of the covariance from timing and counting, which neighbours share with
+            opposite signs, shape (2, size, blocks).
+        noise: covariance of white noise of density 1, shape (size, blocks).
     """
 
-    block: Block
+    chosen: Indices
+    pieces: Indices
     label: Indices
+    cell: Indices
+    seconds: Floats
+    neighbours: tuple[Indices, ...]
     columns: Floats
     fixed: Floats
+    noise: Floats
 
     @classmethod
-    def of(cls, parts: Occupancy, block: Block) -> Design:
-        """Collect what one block says."""
-        label = parts.part_label[block.own]
-        seconds = block.occupancy_of(label, parts.labels)
-        excess = block.joules - parts.mean_watts * seconds.sum(axis=1)
-        counting = (parts.record.resolution_joules * UNIFORM_SIGMA) ** 2
-        instants = (block.instant_watts * block.instant_sigma_seconds) ** 2 + counting
-        shared = -np.diag(instants[1:-1], 1)
-        fixed = np.diag(instants[:-1] + instants[1:]) + shared + shared.T
-        return cls(block, label, np.column_stack([seconds, excess]), fixed)
+    def of(cls, parts: Occupancy, chosen: Indices) -> Design:
+        """Collect what some blocks say."""
+        pieces = parts.pieces_of(chosen)
+        label, part = parts.piece_label[pieces], parts.piece_part[pieces]
+        seconds = parts.piece_sensed_seconds[pieces]
+        cell = parts.cells_of(parts.piece_interval[pieces], chosen)
+        shape = parts.size, len(chosen)
+        columns = np.zeros((parts.labels + 1, shape[0] * shape[1]))
+        for number in np.unique(label):
+            own = label == number
+            columns[number] = np.bincount(cell[own], seconds[own], minlength=columns.shape[1])
+        joules = parts.by_block(np.where(parts.usable, parts.joules, 0.0), chosen)
+        columns[-1] = joules.ravel() - parts.mean_watts * columns[:-1].sum(axis=0)
+        noise = np.where(parts.usable, parts.seconds, 0.0) / parts.record.sensed_ratio
+        return cls(
+            chosen,
+            pieces,
+            label,
+            cell,
+            seconds,
+            _neighbours(part),
+            columns.reshape(-1, *shape),
+            _timing(parts, chosen),
+            parts.by_block(noise, chosen),
+        )
+
+    def unit(self, label: int | None = None, variances: Floats | None = None) -> Floats:
+        """Return the band of the covariance of deviations.
+
+        Args:
+            label: the only one that deviates, by 1 W.
+            variances: of all labels, shape (labels,), instead.
+        """
+        if variances is None:
+            own = (self.label == label).astype(np.float64)
+        else:
+            own = variances[self.label]
+        band = np.zeros((max(len(self.neighbours), 1) + 1, self.noise.size))
+        band[0] = np.bincount(self.cell, own * self.seconds**2, minlength=self.noise.size)
+        for distance, late in enumerate(self.neighbours, start=1):
+            early = late - distance
+            products = own[late] * self.seconds[late] * self.seconds[early]
+            band[distance] = np.bincount(self.cell[early], products, minlength=self.noise.size)
+        return band.reshape(-1, *self.noise.shape)
 
     def covariance(self, scatter: Scatter) -> Floats:
-        """Return V, shape (intervals, intervals)."""
-        noise = np.diag(scatter.noise_density * self.block.seconds)
-        return self.fixed + noise + self.block.scatter(scatter.watts[self.label] ** 2)
+        """Return the band of V, shape (width + 1, size, blocks)."""
+        band = self.unit(variances=scatter.watts**2)
+        band[:2] += self.fixed
+        band[0] += scatter.noise_density * self.noise
+        return band
+
+    def whitened(self, scatter: Scatter) -> Whitened:
+        """Return the columns in units of their standard deviations."""
+        factor = factorise(self.covariance(scatter))
+        return Whitened(factor, halfway(factor, self.columns))
 
 
 @dataclass(frozen=True, slots=True)
 class Whitened:
-    """Columns in units of their standard deviations: factor factor' = V."""
+    """Columns in units of their standard deviations, and the band of the factor of V."""
 
     factor: Floats
     columns: Floats
 
-
-def solved(matrix: Floats, columns: Floats) -> Floats:
-    """Return the inverse of a matrix times columns."""
-    return np.asarray(np.linalg.solve(matrix, columns), dtype=np.float64)
-
-
-def whiten(covariance: Floats, columns: Floats) -> Whitened:
-    """Divide columns by the square root of a covariance."""
-    factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-    return Whitened(factor, solved(factor, columns))
+    @property
+    def products(self) -> Floats:
+        """Sums over all intervals of products of columns, shape (columns, columns)."""
+        flat = self.columns.reshape(len(self.columns), -1)
+        return np.asarray(flat @ flat.T, dtype=np.float64)
 
 
-def label_means(parts: Occupancy, whitened: Iterable[Whitened]) -> Means:
+def _neighbours(part: Indices) -> tuple[Indices, ...]:
+    """Return, per distance, the pieces whose part also has the piece so long before."""
+    found = []
+    late = np.arange(1, len(part))
+    while len(late):
+        distance = len(found) + 1
+        late = late[late >= distance]
+        late = late[part[late] == part[late - distance]]
+        found.append(late)
+    return tuple(found[:-1])
+
+
+def _timing(parts: Occupancy, chosen: Indices) -> Floats:
+    """Return the band of the covariance from errors of time and counting, shape (2, size, blocks)."""
+    counting = (parts.record.resolution_joules * UNIFORM_SIGMA) ** 2
+    errors = (parts.instant_watts * parts.instant_sigma_seconds) ** 2 + counting
+    usable = parts.usable
+    # An interval with a gap, or beyond the last one, says nothing: any variance will do.
+    own = np.where(usable, errors[:-1] + errors[1:], 1.0)
+    shared = np.zeros(len(own))
+    if len(own) > 1:
+        shared[:-1] = np.where(usable[:-1] & usable[1:], -errors[1:-1], 0.0)
+    band = np.stack([parts.by_block(own, chosen, beyond=1.0), parts.by_block(shared, chosen)])
+    band[1, -1] = 0.0
+    return band
+
+
+def label_means(parts: Occupancy, whitened: Sequence[Whitened]) -> Means:
     """Sum over blocks and solve for the powers of the labels."""
+    products = np.sum([white.products for white in whitened], axis=0)
+    log_determinant = sum(float(log_determinants(white.factor).sum()) for white in whitened)
+    return means_of(parts, products, log_determinant)
+
+
+def means_of(parts: Occupancy, products: Floats, log_determinant: float) -> Means:
+    """Return the powers of the labels from sums over blocks.
+
+    Args:
+        parts: what is fitted.
+        products: of whitened columns, shape (labels + 1, labels + 1).
+        log_determinant: of the covariance.
+    """
     labels, prior_variance = parts.labels, parts.record.prior_variance
-    products = np.zeros((labels + 1, labels + 1))
-    log_determinant = 0.0
-    for white in whitened:
-        products += white.columns.T @ white.columns
-        log_determinant += 2 * float(np.log(np.diag(white.factor)).sum())
     information = products[:-1, :-1] + np.eye(labels) / prior_variance
-    above_mean = solved(information, products[:-1, -1])
+    above_mean = np.linalg.solve(information, products[:-1, -1])
     log_determinant += float(np.linalg.slogdet(information)[1]) + labels * np.log(prior_variance)
     misfit = float(products[-1, -1] - above_mean @ products[:-1, -1])
     return Means(
         watts=parts.mean_watts + above_mean,
-        covariance=solved(information, np.eye(labels)),
+        covariance=np.linalg.inv(information),
         log_likelihood=-(log_determinant + misfit) / 2,
     )
 
 
 def _likeliest(
     parts: Occupancy,
-    design: Sequence[Design],
+    design: Design,
     candidates: Sequence[Scatter],
-    amplitudes: Sequence[float],
-    units: Sequence[Floats],
+    amplitudes: Floats,
+    unit: Floats,
     penalties: Floats,
 ) -> Scatter:
     """Return the best of some candidates that differ in one term of the covariance only.
 
     Args:
         parts, design: what is fitted.
-        candidates: the first has the smallest amplitude.
+        candidates: what to choose from.
         amplitudes: of the term, shape (candidates,).
-        units: the term's covariance for amplitude 1, one per block.
+        unit: band of the term for amplitude 1; it may have fewer diagonals.
         penalties: taken from the log-likelihoods, shape (candidates,).
     """
-    covariances = [item.covariance(candidates[0]) for item in design]
-    scores = -penalties
-    for number, amplitude in enumerate(amplitudes):
-        whitened = [
-            whiten(covariance + (amplitude - amplitudes[0]) * unit, item.columns)
-            for item, covariance, unit in zip(design, covariances, units, strict=True)
-        ]
-        scores[number] += label_means(parts, whitened).log_likelihood
-    return candidates[int(scores.argmax())]
+    first = design.covariance(candidates[0])
+    count, blocks = len(candidates), first.shape[2]
+    # All candidates are factorised together, as blocks beside each other.
+    bands = np.tile(first, count)
+    added = (amplitudes - amplitudes[0])[:, None] * np.ones(blocks)
+    bands[: len(unit)] += np.tile(unit, count) * added.ravel()
+    factor = factorise(bands)
+    white = halfway(factor, np.tile(design.columns, count))
+    white = white.reshape(len(design.columns), -1, count, blocks)
+    products = np.einsum("isqn,jsqn->qij", white, white)
+    determinants = log_determinants(factor).reshape(count, blocks).sum(axis=1)
+    scores = [
+        means_of(parts, product, float(determinant)).log_likelihood
+        for product, determinant in zip(products, determinants, strict=True)
+    ]
+    return candidates[int((np.array(scores) - penalties).argmax())]
 
 
 def _penalties(ratios: Sequence[float], usual: float, log_sigma: float) -> Floats:

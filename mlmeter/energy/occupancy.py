@@ -1,15 +1,15 @@
 """Which segment spends how much time in which interval of a counter.
 
 A *segment* is a stretch of time in which the set of open windows does not change; an *interval*
-is the time from one refresh of the counter to the next. Segments are cut into *parts* where a
-block of intervals ends, so that blocks can be solved one by one, and parts are cut into *pieces*
-where an interval ends. All times are float64 seconds since the session started.
+is the time from one refresh of the counter to the next. Segments are cut into *parts*, so that no
+part lies in many intervals, and parts are cut into *pieces* where an interval ends. Intervals are
+collected in *blocks* of one size, which are independent of each other: parts are cut at their ends
+too. All times are float64 seconds since the session started.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
 
-BLOCK_INTERVALS = 200
+BLOCK_INTERVALS = 100
 # The power of a segment is taken to be constant, which is not true for long ones: what is known
-# at one end says little about the other.
-LONGEST_PART_PERIODS = 12
-END_PART_PERIODS = 6
+# at one end says little about the other. It bounds the width of the covariance, too.
+LONGEST_PART_INTERVALS = 12
+END_PART_INTERVALS = 6
 # The scale of a counter that stood still: any power will do that is not 0.
 LEAST_WATTS = 1e-6
 # Two refreshes closer than this are one.
@@ -43,6 +43,9 @@ class CounterRecord:
         resolution_joules: one count.
         min_watts, max_watts: limits of the domain's power.
         lag_seconds: a refresh shows what had been used so long before it.
+        sensed_ratio: share of each interval, at its end, that the counter watches; it takes the
+            rest to be like it.
+        gap_starts, gap_ends: spans in which energy may be missing, shape (gaps,).
     """
 
     after: Floats
@@ -52,6 +55,9 @@ class CounterRecord:
     min_watts: float
     max_watts: float
     lag_seconds: float = 0.0
+    sensed_ratio: float = 1.0
+    gap_starts: Floats = field(default_factory=lambda: np.zeros(0))
+    gap_ends: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def centres(self) -> Floats:
@@ -89,78 +95,11 @@ class Segments:
         """Length of each segment, shape (segments,)."""
         return np.diff(self.edges)
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A run of intervals that is solved at once.
-
-    Attributes:
-        seconds, joules: length and energy of each interval, shape (intervals,).
-        instant_sigma_seconds: uncertainty of each refresh instant, shape (intervals + 1,).
-        instant_watts: power about each refresh instant, shape (intervals + 1,).
-        first_part: number of the block's first part among all parts.
-        parts: how many parts the block has.
-        interval, part: where each piece lies, from 0 within the block, shape (pieces,).
-        piece_seconds: length of each piece, shape (pieces,).
-    """
-
-    seconds: Floats
-    joules: Floats
-    instant_sigma_seconds: Floats
-    instant_watts: Floats
-    first_part: int
-    parts: int
-    interval: Indices
-    part: Indices
-    piece_seconds: Floats
-
-    @property
-    def own(self) -> slice:
-        """The block's parts among all parts."""
-        return slice(self.first_part, self.first_part + self.parts)
-
-    def collect(self, values: Floats) -> Floats:
-        """Return the sum over intervals of value x occupancy, per part: A' v.
-
-        Args:
-            values: one per interval, shape (intervals,).
-        """
-        weights = self.piece_seconds * values[self.interval]
-        return np.bincount(self.part, weights, minlength=self.parts).astype(np.float64)
-
-    def occupancy_of(self, group: Indices, columns: int, weights: Floats | None = None) -> Floats:
-        """Return the weighted seconds that groups of parts spend in each interval.
-
-        Args:
-            group: column of each part of the block, shape (parts,).
-            columns: how many groups there are.
-            weights: of each part, 1 if omitted.
-
-        Returns:
-            Shape (intervals, columns).
-        """
-        seconds = self.piece_seconds if weights is None else self.piece_seconds * weights[self.part]
-        cells = self.interval * columns + group[self.part]
-        flat = np.bincount(cells, seconds, minlength=len(self.seconds) * columns)
-        return flat.reshape(len(self.seconds), columns).astype(np.float64)
-
-    def scatter(self, variances: Floats) -> Floats:
-        """Return A diag(variances) A', shape (intervals, intervals).
-
-        A part within one interval adds to the diagonal only. Every other part contains a refresh
-        instant, so there are no more of those than intervals: a small dense matrix.
-        """
-        size = len(self.seconds)
-        crossing = np.bincount(self.part, minlength=self.parts) > 1
-        across = crossing[self.part]
-        column = np.cumsum(crossing) - 1
-        wide = np.zeros((size, int(crossing.sum())))
-        wide[self.interval[across], column[self.part[across]]] = self.piece_seconds[across]
-        covariance = (wide * variances[crossing]) @ wide.T
-        within = self.piece_seconds**2 * variances[self.part]
-        within[across] = 0.0
-        covariance[np.diag_indices(size)] += np.bincount(self.interval, within, minlength=size)
-        return np.asarray(covariance, dtype=np.float64)
+    def about(self, start: float, end: float) -> Segments:
+        """Return the segments that `start` to `end` touches, with the same labels."""
+        first = max(int(np.searchsorted(self.edges, start, side="right")) - 1, 0)
+        last = min(int(np.searchsorted(self.edges, end)), len(self.label))
+        return Segments(self.edges[first : last + 1], self.label[first:last], self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,26 +107,41 @@ class Occupancy:
     """All parts of a session and the counter's intervals, ready to be fitted.
 
     Attributes:
+        record, segments: what this was made from.
         instants: refreshes as the fit takes them, ascending, shape (intervals + 1,).
+        instant_sigma_seconds: uncertainty of each of them, shape (intervals + 1,).
+        instant_watts: power about each of them, shape (intervals + 1,).
+        joules: energy of each interval, shape (intervals,).
+        usable: whether an interval is free of gaps, shape (intervals,).
         mean_watts: mean power between the first and the last refresh; the middle of what is
             possible if there are not two.
-        record, segments: what this was made from.
         part_segment: segment of each part, -1 for time outside all segments, shape (parts,).
         part_label: label of each part, shape (parts,).
         part_seconds: length of each part, shape (parts,).
-        inside_seconds: that of it which lies between the first and the last refresh.
-        blocks: runs of intervals, in order of time.
+        piece_interval, piece_part: where each piece lies, in order of time, shape (pieces,).
+        piece_seconds: length of each piece.
+        piece_sensed_seconds: by how much its power enters the energy of the interval: its length,
+            or the part of it that is watched, as a share of all that is; 0 in gaps.
+        size, blocks: intervals per block; how many blocks there are.
     """
 
-    instants: Floats
-    mean_watts: float
     record: CounterRecord
     segments: Segments
+    instants: Floats
+    instant_sigma_seconds: Floats
+    instant_watts: Floats
+    joules: Floats
+    usable: NDArray[np.bool_]
+    mean_watts: float
     part_segment: Indices
     part_label: Indices
     part_seconds: Floats
-    inside_seconds: Floats
-    blocks: tuple[Block, ...]
+    piece_interval: Indices
+    piece_part: Indices
+    piece_seconds: Floats
+    piece_sensed_seconds: Floats
+    size: int
+    blocks: int
 
     @property
     def labels(self) -> int:
@@ -195,9 +149,19 @@ class Occupancy:
         return self.segments.labels
 
     @property
+    def seconds(self) -> Floats:
+        """Length of each interval, shape (intervals,)."""
+        return np.diff(self.instants)
+
+    @property
+    def piece_label(self) -> Indices:
+        """Label of each piece, shape (pieces,)."""
+        return self.part_label[self.piece_part]
+
+    @property
     def period_seconds(self) -> float:
         """Mean time from refresh to refresh."""
-        return float(self.instants[-1] - self.instants[0]) / max(len(self.instants) - 1, 1)
+        return float(self.instants[-1] - self.instants[0]) / max(len(self.joules), 1)
 
     @property
     def scale_watts(self) -> float:
@@ -205,10 +169,39 @@ class Occupancy:
         count_watts = self.record.resolution_joules / max(self.period_seconds, ROUNDING_SECONDS)
         return max(self.mean_watts, count_watts, LEAST_WATTS)
 
-    def chosen_blocks(self, most: int) -> tuple[Block, ...]:
-        """Return at most so many blocks, evenly spread over the session."""
-        picks = np.linspace(0, len(self.blocks) - 1, min(most, len(self.blocks)))
-        return tuple(self.blocks[k] for k in np.unique(picks.round().astype(int)))
+    def occupied_seconds(self) -> Floats:
+        """Return the seconds that each label spends in each interval, shape (intervals, labels)."""
+        cells = self.piece_interval * self.labels + self.piece_label
+        flat = np.bincount(cells, self.piece_seconds, minlength=len(self.joules) * self.labels)
+        return flat.reshape(len(self.joules), self.labels).astype(np.float64)
+
+    def pieces_of(self, chosen: Indices) -> Indices:
+        """Return the numbers of the pieces of some blocks, in order of time."""
+        bounds = np.searchsorted(self.piece_interval, np.stack([chosen, chosen + 1]) * self.size)
+        return ranges(bounds[0], bounds[1])
+
+    def cells_of(self, interval: Indices, chosen: Indices) -> Indices:
+        """Return the places of intervals in an array of shape (size, chosen blocks), flat."""
+        column = np.zeros(self.blocks, dtype=np.int64)
+        column[chosen] = np.arange(len(chosen))
+        return (interval % self.size) * len(chosen) + column[interval // self.size]
+
+    def by_block(self, values: Floats, chosen: Indices, beyond: float = 0.0) -> Floats:
+        """Arrange one value per interval by blocks, with `beyond` where the last block is not full.
+
+        Returns:
+            Shape (size, chosen blocks).
+        """
+        interval = chosen * self.size + np.arange(self.size)[:, None]
+        padded = np.append(values, beyond)
+        return np.asarray(padded[np.minimum(interval, len(values))], dtype=np.float64)
+
+
+def ranges(starts: Indices, ends: Indices) -> Indices:
+    """Return the integers of half-open ranges, one range after the other."""
+    counts = np.maximum(ends - starts, 0)
+    skipped = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(starts - skipped, counts)
 
 
 def occupancy(
@@ -219,30 +212,38 @@ def occupancy(
     Args:
         record: rows of the counter, not many more than the session has.
         segments: stretches of the session, at least one.
-        block_intervals: intervals solved at once; the cost per interval grows with its square.
+        block_intervals: about how many intervals a block has.
     """
     instants, sigma, joules = _instants(record, segments.edges[0])
     intervals = len(instants) - 1
     # Without any interval all powers are equally likely.
     mean_watts = (record.min_watts + record.max_watts) / 2
-    period = 0.0
     if intervals:
-        duration = float(instants[-1] - instants[0])
-        mean_watts, period = float(joules[-1] - joules[0]) / duration, duration / intervals
-    bounds = np.linspace(0, intervals, max(1, round(intervals / block_intervals)) + 1).round().astype(int)
-    cuts, segment, label = _parts(segments, instants, instants[bounds[1:-1]], period)
-    watts = _instant_watts(instants, joules, mean_watts, record)
-    rows = np.stack([instants, joules, sigma, watts])
+        mean_watts = float(joules[-1] - joules[0]) / float(instants[-1] - instants[0])
+    blocks = max(1, round(intervals / block_intervals))
+    size = max(1, -(-intervals // blocks))
+    blocks = max(1, -(-intervals // size))
+    cuts, segment, label = _parts(segments, instants, size)
+    interval, part, edges = _pieces(instants, cuts)
+    usable = _gapless(record, instants)
     return Occupancy(
-        instants=instants,
-        mean_watts=mean_watts,
         record=record,
         segments=segments,
+        instants=instants,
+        instant_sigma_seconds=sigma,
+        instant_watts=_instant_watts(instants, joules, mean_watts, record),
+        joules=np.diff(joules),
+        usable=usable,
+        mean_watts=mean_watts,
         part_segment=segment,
         part_label=label,
         part_seconds=np.diff(cuts),
-        inside_seconds=np.diff(np.clip(cuts, instants[0], instants[-1])),
-        blocks=_blocks(rows, cuts, bounds) if intervals else (),
+        piece_interval=interval,
+        piece_part=part,
+        piece_seconds=np.diff(edges),
+        piece_sensed_seconds=_sensed_seconds(record, instants, edges, interval) * usable[interval],
+        size=size,
+        blocks=blocks,
     )
 
 
@@ -256,60 +257,52 @@ def _instants(record: CounterRecord, start: float) -> tuple[Floats, Floats, Floa
     return centres[kept], sigma[kept], record.joules[kept]
 
 
-def _parts(
-    segments: Segments, instants: Floats, block_ends: Floats, period: float
-) -> tuple[Floats, Indices, Indices]:
+def _parts(segments: Segments, instants: Floats, size: int) -> tuple[Floats, Indices, Indices]:
     """Return the cuts between parts and the segment and label of each part."""
     edges = segments.edges
-    long = np.diff(edges) > LONGEST_PART_PERIODS * period if period > 0 else np.zeros(len(edges) - 1, bool)
-    ends = END_PART_PERIODS * period
     # The counter's time outside all segments takes the label of the segment beside it.
     outer = np.array([min(edges[0], instants[0]), max(edges[-1], instants[-1])])
-    cuts = np.unique(
-        np.concatenate([outer, edges, block_ends, edges[:-1][long] + ends, edges[1:][long] - ends])
-    )
+    first = np.searchsorted(instants, edges[:-1], side="right")
+    last = np.searchsorted(instants, edges[1:])
+    long = last - first >= LONGEST_PART_INTERVALS
+    # Cut a long segment near both ends, and what is between into lengths that are allowed.
+    near_end = last[long] - END_PART_INTERVALS
+    lengths = near_end - (first[long] + END_PART_INTERVALS - 1)
+    count = -(-lengths // LONGEST_PART_INTERVALS)
+    step = ranges(np.zeros(len(count), dtype=np.int64), count)
+    inner = np.repeat(first[long] + END_PART_INTERVALS - 1, count) + LONGEST_PART_INTERVALS * step
+    cut_at = np.concatenate([inner, near_end, np.arange(size, len(instants) - 1, size)])
+    cuts = np.unique(np.concatenate([outer, edges, instants[cut_at]]))
     segment = np.searchsorted(edges, cuts[:-1], side="right") - 1
     nearest = np.clip(segment, 0, len(segments.label) - 1)
     segment[segment == len(segments.label)] = -1
     return cuts, segment.astype(np.int64), segments.label[nearest]
 
 
-def _blocks(rows: Floats, cuts: Floats, bounds: Indices) -> tuple[Block, ...]:
-    """Cut parts into pieces and collect them by block.
-
-    Args:
-        rows: instant, joules, uncertainty of the instant and power there, shape (4, instants).
-        cuts: between parts, shape (parts + 1,).
-        bounds: instants at which blocks begin and end, shape (blocks + 1,).
-    """
-    instants = rows[0]
+def _pieces(instants: Floats, cuts: Floats) -> tuple[Indices, Indices, Floats]:
+    """Return interval and part of each piece, and the edges between pieces."""
     edges = np.unique(np.concatenate([np.clip(cuts, instants[0], instants[-1]), instants]))
     middles = (edges[:-1] + edges[1:]) / 2
     # The middle of two neighbouring floats is one of them.
     part = np.clip(np.searchsorted(cuts, middles) - 1, 0, len(cuts) - 2)
-    interval = np.clip(np.searchsorted(instants, middles) - 1, 0, len(instants) - 2)
-    part_bounds = np.searchsorted(cuts, instants[bounds])
-    # What lies before the first and after the last refresh belongs to the blocks beside it.
-    part_bounds[0], part_bounds[-1] = 0, len(cuts) - 1
-    piece_bounds = np.searchsorted(interval, bounds)
-    blocks = []
-    for number, (first, last) in enumerate(pairwise(bounds)):
-        own, joules, sigma, watts = rows[:, first : last + 1]
-        pieces = slice(piece_bounds[number], piece_bounds[number + 1])
-        blocks.append(
-            Block(
-                seconds=np.diff(own),
-                joules=np.diff(joules),
-                instant_sigma_seconds=sigma,
-                instant_watts=watts,
-                first_part=int(part_bounds[number]),
-                parts=int(part_bounds[number + 1] - part_bounds[number]),
-                interval=interval[pieces] - first,
-                part=part[pieces] - part_bounds[number],
-                piece_seconds=np.diff(edges)[pieces],
-            )
-        )
-    return tuple(blocks)
+    interval = np.clip(np.searchsorted(instants, middles) - 1, 0, max(len(instants) - 2, 0))
+    return interval, part, edges
+
+
+def _gapless(record: CounterRecord, instants: Floats) -> NDArray[np.bool_]:
+    """Tell of each interval whether no gap touches it."""
+    begun = np.searchsorted(record.gap_starts, instants[1:])
+    ended = np.searchsorted(record.gap_ends, instants[:-1], side="right")
+    return np.asarray(begun <= ended)
+
+
+def _sensed_seconds(record: CounterRecord, instants: Floats, edges: Floats, interval: Indices) -> Floats:
+    """Return by how much the power of each piece enters the energy of its interval, in seconds."""
+    if record.sensed_ratio >= 1.0 or not len(interval):
+        return np.diff(edges)
+    watched_from = instants[1:] - record.sensed_ratio * np.diff(instants)
+    watched = edges[1:] - np.maximum(edges[:-1], watched_from[interval])
+    return np.asarray(np.maximum(watched, 0.0) / record.sensed_ratio, dtype=np.float64)
 
 
 def _instant_watts(instants: Floats, joules: Floats, mean_watts: float, record: CounterRecord) -> Floats:

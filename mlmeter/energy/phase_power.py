@@ -16,22 +16,14 @@ powers integrated out gives values, covariances and the likelihood of the scatte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.label_power import (
-    Design,
-    Means,
-    Scatter,
-    Whitened,
-    find_scatter,
-    label_means,
-    solved,
-    whiten,
-)
+from mlmeter.energy.banded import log_determinants, rest_of_the_way
+from mlmeter.energy.label_power import Design, Means, Scatter, find_scatter, means_of
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 
 if TYPE_CHECKING:
@@ -40,6 +32,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
 
+# Blocks that are solved at a time: many enough for speed, few enough for the processor's cache.
+CHUNK_BLOCKS = 256
 # Each round fixes at least one more part at a limit; few are needed.
 CLIP_ROUNDS = 50
 CONSERVED_RATIO = 1e-12
@@ -64,50 +58,6 @@ class PhasePowerFit:
     energies_joules: Floats
     closure_ratio: float
 
-    def variances(
-        self, segment: Indices, group: Indices, groups: int, weights: Floats | None = None
-    ) -> Floats:
-        """Return the statistical variance of the energies of groups of segments, in J^2.
-
-        It is their own scatter, less what the counter tells of it, plus that of the labels' powers.
-        Energies of windows in one interval are anticorrelated: variances of a sum cannot be had
-        from those of its parts. Ask for all groups at once: the cost is mostly that of the blocks.
-
-        Args:
-            segment, group: which segment belongs to which group, at most once, shape
-                (memberships,).
-            groups: how many groups there are.
-            weights: part of the segment's energy that belongs to the group, 0 to 1, shape
-                (memberships,); 1 if omitted.
-        """
-        parts, scatter = self.occupancy, self.scatter
-        weights = np.ones(len(segment)) if weights is None else weights
-        order = np.argsort(segment, kind="stable")
-        part, member = _join(segment[order], parts.part_segment)
-        group, weights = group[order][member], weights[order][member]
-        seconds, label = parts.part_seconds[part] * weights, parts.part_label[part]
-        # Covariance of a part's energy with its mean power, as the counter sees it.
-        gain = (scatter.watts[label] ** 2 * parts.part_seconds[part] + scatter.noise_density) * weights
-        variances = np.bincount(group, gain * seconds, minlength=groups).astype(np.float64)
-        cells = group * parts.labels + label
-        by_label = np.bincount(cells, seconds, minlength=groups * parts.labels)
-        exposure = by_label.reshape(groups, parts.labels).astype(np.float64)
-        for block in parts.blocks:
-            chosen = slice(*np.searchsorted(part, [block.own.start, block.own.stop]))
-            touched, column = np.unique(group[chosen], return_inverse=True)
-            at, piece = _join(block.part, part[chosen] - block.first_part)
-            cells = block.interval[piece] * len(touched) + column[at]
-            shape = len(block.seconds), len(touched)
-            shares = np.bincount(cells, block.piece_seconds[piece] * gain[chosen][at], shape[0] * shape[1])
-            design = Design.of(parts, block)
-            columns = np.column_stack([design.columns[:, :-1], shares.reshape(shape)])
-            white = whiten(design.covariance(scatter), columns).columns
-            powers, told = white[:, : parts.labels], white[:, parts.labels :]
-            variances[touched] -= (told**2).sum(axis=0)
-            exposure[touched] -= told.T @ powers
-        variances += np.einsum("gi,ij,gj->g", exposure, self.means.covariance, exposure)
-        return np.maximum(variances, 0.0)
-
 
 def fit_phase_power(record: CounterRecord, segments: Segments) -> PhasePowerFit:
     """Fit the powers of all labels and the energies of all segments of a session.
@@ -120,62 +70,126 @@ def fit_phase_power(record: CounterRecord, segments: Segments) -> PhasePowerFit:
     return solve(parts, find_scatter(parts))
 
 
+def chunks(parts: Occupancy) -> list[Indices]:
+    """Return the blocks, some hundreds at a time."""
+    return [
+        np.arange(first, min(first + CHUNK_BLOCKS, parts.blocks))
+        for first in range(0, parts.blocks, CHUNK_BLOCKS)
+    ]
+
+
 def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
     """Find powers and energies, given the scatter."""
-    weighted: list[Floats] = []
+    return solve_together([parts], scatter)[0]
 
-    def whitened() -> Iterator[Whitened]:
-        # Of each block only V^-1 times its columns is kept: a long session has many blocks.
-        for block in parts.blocks:
-            design = Design.of(parts, block)
-            white = whiten(design.covariance(scatter), design.columns)
-            weighted.append(solved(white.factor.T, white.columns))
-            yield white
 
-    means = label_means(parts, whitened())
-    limits = parts.record.min_watts, parts.record.max_watts
-    label_watts = means.watts[parts.part_label]
-    energies = parts.part_seconds * np.clip(label_watts, *limits)
-    gain = scatter.watts[parts.part_label] ** 2
-    before_scaling = 0.0
-    for block, columns in zip(parts.blocks, weighted, strict=True):
-        own = block.own
-        pull = block.collect(columns[:, -1] - columns[:, :-1] @ (means.watts - parts.mean_watts))
-        inside = parts.inside_seconds[own]
-        within = inside * label_watts[own] + (gain[own] * inside + scatter.noise_density) * pull
-        before_scaling += float(within.sum())
-        # Beyond the first and the last refresh a segment goes on at its own power.
-        beyond = np.clip(label_watts[own] + gain[own] * pull, *limits) * (parts.part_seconds[own] - inside)
-        energies[own] = beyond + _conserved(
-            within, limits[0] * inside, limits[1] * inside, float(block.joules.sum())
-        )
+def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[PhasePowerFit]:
+    """Find the powers that some parts of a session have in common, and the energies of each."""
+    labels = excerpts[0].labels
+    products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
+    weighted: list[list[Floats]] = []
+    for parts in excerpts:
+        weighted.append([])
+        for chosen in chunks(parts):
+            white = Design.of(parts, chosen).whitened(scatter)
+            products += white.products
+            log_determinant += float(log_determinants(white.factor).sum())
+            weighted[-1].append(rest_of_the_way(white.factor, white.columns))
+    means = means_of(excerpts[0], products, log_determinant)
+    return [
+        _fit_of(parts, scatter, means, columns) for parts, columns in zip(excerpts, weighted, strict=True)
+    ]
+
+
+def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[Floats]) -> PhasePowerFit:
+    """Find the energies, given the powers.
+
+    Args:
+        parts, scatter, means: what is known.
+        weighted: of each chunk V^-1 times its columns.
+    """
+    # What each interval has beyond what is expected of it, in units of its variance.
+    excess = np.append(-(means.watts - parts.mean_watts), 1.0)
+    pull = np.zeros(len(parts.part_label))
+    for chosen, columns in zip(chunks(parts), weighted, strict=True):
+        of_interval = np.tensordot(excess, columns, axes=1).ravel()
+        pieces = parts.pieces_of(chosen)
+        cell = parts.cells_of(parts.piece_interval[pieces], chosen)
+        part = parts.piece_part[pieces]
+        first = int(part[0]) if len(part) else 0
+        summed = np.bincount(part - first, parts.piece_sensed_seconds[pieces] * of_interval[cell])
+        pull[first : first + len(summed)] += summed
+    energies, closure_ratio = _part_energies(parts, scatter, means, pull)
     by_segment = np.bincount(parts.part_segment + 1, energies, minlength=len(parts.segments.label) + 1)[1:]
-    counted = sum(float(block.joules.sum()) for block in parts.blocks)
-    closure_ratio = before_scaling / counted if counted > 0 else 1.0
     return PhasePowerFit(parts, scatter, means, by_segment.astype(np.float64), closure_ratio)
 
 
-def _conserved(energies: Floats, low: Floats, high: Floats, total: float) -> Floats:
-    """Scale energies to a total within limits, unless the limits contradict the total."""
+def _part_energies(
+    parts: Occupancy, scatter: Scatter, means: Means, pull: Floats
+) -> tuple[Floats, float]:
+    """Return the energy of each part, and the sum before it was made the counter's / the counter's.
+
+    Args:
+        parts, scatter, means: the fit.
+        pull: A' V^-1 (y - X mu), shape (parts,).
+    """
+    limits = parts.record.min_watts, parts.record.max_watts
+    watts, gain = means.watts[parts.part_label], scatter.watts[parts.part_label] ** 2
+    inside, given = _fitted_seconds(parts)
+    within = inside * watts + (gain * inside + scatter.noise_density) * pull
+    # Beyond the first and the last refresh a segment goes on at its own power.
+    beyond = parts.part_seconds - np.bincount(
+        parts.piece_part, parts.piece_seconds, minlength=len(watts)
+    )
+    energies = given + np.clip(watts + gain * pull, *limits) * np.maximum(beyond, 0.0)
+    block = np.zeros(len(watts), dtype=np.int64)
+    block[parts.piece_part] = parts.piece_interval // parts.size
+    interval_block = np.arange(len(parts.joules)) // parts.size
+    counted = np.bincount(interval_block, parts.joules * parts.usable, minlength=parts.blocks)
+    energies += _conserved(within, limits[0] * inside, limits[1] * inside, block, counted)
+    total = float(counted.sum())
+    return energies, float(within.sum()) / total if total > 0 else 1.0
+
+
+def _fitted_seconds(parts: Occupancy) -> tuple[Floats, Floats]:
+    """Return the seconds of each part in intervals that are fitted, and its joules in the others.
+
+    Where a gap is, an interval's energy goes to its pieces by their lengths.
+    """
+    usable = parts.usable[parts.piece_interval]
+    size = len(parts.part_label)
+    inside = np.bincount(parts.piece_part, parts.piece_seconds * usable, minlength=size)
+    if usable.all():
+        return inside.astype(np.float64), np.zeros(size)
+    watts = parts.joules / parts.seconds
+    joules = parts.piece_seconds * watts[parts.piece_interval] * ~usable
+    return inside.astype(np.float64), np.bincount(parts.piece_part, joules, minlength=size)
+
+
+def _conserved(energies: Floats, low: Floats, high: Floats, block: Indices, totals: Floats) -> Floats:
+    """Scale energies to the total of their block within limits, unless the limits contradict it.
+
+    Args:
+        energies, low, high: of each part, shape (parts,).
+        block: of each part.
+        totals: of each block, shape (blocks,).
+    """
+
+    def summed(values: Floats) -> Floats:
+        return np.bincount(block, values, minlength=len(totals)).astype(np.float64)
+
     energies = np.clip(energies, low, high)
-    if not low.sum() < total < high.sum():
-        # The counter is right and the limits are wrong.
-        base = energies.sum()
-        return energies * (total / base) if base > 0 else energies
+    # Where the limits contradict the counter, the counter is right and the limits are wrong.
+    contradicted = ~((summed(low) < totals) & (totals < summed(high)))
     for _ in range(CLIP_ROUNDS):
-        missing = total - float(energies.sum())
-        free = (energies > low) if missing < 0 else (energies < high)
-        base = float(energies[free].sum())
-        if abs(missing) <= CONSERVED_RATIO * total or base <= 0:
+        missing = totals - summed(energies)
+        rising = (missing >= 0)[block]
+        free = np.where(rising, energies < high, energies > low) | contradicted[block]
+        base = summed(energies * free)
+        open_blocks = (np.abs(missing) > CONSERVED_RATIO * totals) & (base > 0)
+        if not open_blocks.any():
             break
-        energies = np.where(free, np.clip(energies * (1 + missing / base), low, high), energies)
+        change = np.divide(missing, base, out=np.zeros_like(base), where=open_blocks)
+        scaled = energies * (1 + change[block] * free)
+        energies = np.where(contradicted[block], scaled, np.clip(scaled, low, high))
     return energies
-
-
-def _join(keys: Indices, wanted: Indices) -> tuple[Indices, Indices]:
-    """Return all pairs (place in `wanted`, place in the ascending `keys`) of equal values."""
-    first = np.searchsorted(keys, wanted)
-    count = np.searchsorted(keys, wanted, side="right") - first
-    left = np.repeat(np.arange(len(wanted)), count)
-    skipped = np.cumsum(count) - count - first
-    return left, np.arange(len(left)) - skipped[left]

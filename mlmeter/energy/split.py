@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS
-from mlmeter.energy.groups import Membership, degrees_of_freedom, group_energies, refreshed
+from mlmeter.energy.groups import degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import SLOW_EDGE_SECONDS, systematic_sigmas
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
-from mlmeter.energy.occupancy import Block, CounterRecord, Segments
+from mlmeter.energy.membership import Membership
+from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
@@ -42,6 +43,8 @@ MOST_SHARPENED_WINDOWS = 20_000
 WIDEST_BRACKET_PERIODS = 0.5
 # Two edges, each with up to a whole interval on the wrong side.
 EDGES_SIGMA = 2**0.5
+# The white noise of one label may be so much stronger than that of all without being structure.
+NOISE_EXCESS_RATIO = 3.0
 # A fit whose energies have to be scaled by more is wrong about the load.
 LARGEST_CLOSURE_ERROR = 0.02
 
@@ -199,30 +202,35 @@ def _edge_joules(fit: PhasePowerFit) -> Floats:
     instants, period = parts.instants, parts.period_seconds
     first = np.searchsorted(segments.edges, instants[:-1], side="right") - 1
     pure = first == np.searchsorted(segments.edges, instants[1:]) - 1
-    pure &= (first >= 0) & (first < len(segments.label))
-    seconds, joules, expected = (
-        np.concatenate(column) for column in zip(*map(_intervals, parts.blocks), strict=True)
-    )
-    segment, watts, expected = first[pure], (joules / seconds)[pure], expected[pure]
+    pure &= (first >= 0) & (first < len(segments.label)) & parts.usable
+    watts, expected = _interval_watts(parts, fit.scatter.noise_density)
+    segment, watts, expected = first[pure], watts[pure], expected[pure]
     count = np.bincount(segment, minlength=len(segments.label))
     mean = np.bincount(segment, watts, minlength=len(count)) / np.maximum(count, 1)
     several = count[segment] > 1
     label, freedom = segments.label[segment[several]], 1 - 1 / count[segment[several]]
-    excess = (watts - mean[segment])[several] ** 2 - expected[several] * freedom
-    sums = np.bincount(label, excess, minlength=segments.labels)
-    freedoms = np.bincount(label, freedom, minlength=segments.labels)
-    variance = np.divide(sums, freedoms, out=np.zeros(segments.labels), where=freedoms > 0)
-    # What one label shows, another may have too.
-    pooled = sums.sum() / max(float(freedoms.sum()), 1.0)
-    sigma_watts = np.sqrt(np.maximum(variance, max(pooled, 0.0)))[segments.label]
+    # The last sums are those of all labels: what one label shows, another may have too.
+    found, explained, freedoms = (
+        np.append(sums := np.bincount(label, values, minlength=segments.labels), sums.sum())
+        for values in (
+            (watts - mean[segment])[several] ** 2,
+            expected[several] * freedom,
+            freedom,
+        )
+    )
+    excess = np.where(found > NOISE_EXCESS_RATIO * explained, found - explained, 0.0)
+    variance = np.divide(excess, freedoms, out=np.zeros(len(excess)), where=freedoms > 0)
+    sigma_watts = np.sqrt(np.maximum(variance[:-1], variance[-1]))[segments.label]
     long = segments.seconds >= period
     return np.asarray(np.where(long, sigma_watts * period * EDGES_SIGMA, 0.0), dtype=np.float64)
 
 
-def _intervals(block: Block) -> tuple[Floats, Floats, Floats]:
-    """Return seconds and joules of each interval, and the variance of its power by errors of time."""
-    error = (block.instant_watts * block.instant_sigma_seconds) ** 2
-    return block.seconds, block.joules, (error[:-1] + error[1:]) / block.seconds**2
+def _interval_watts(parts: Occupancy, noise_density: float) -> tuple[Floats, Floats]:
+    """Return the power of each interval and its variance by errors of time and white noise."""
+    seconds = parts.seconds
+    errors = (parts.instant_watts * parts.instant_sigma_seconds) ** 2
+    variance = (errors[:-1] + errors[1:]) / seconds**2 + noise_density / seconds
+    return parts.joules / seconds, variance
 
 
 def _labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:

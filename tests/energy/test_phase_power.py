@@ -10,20 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlmeter.energy import phase_power
+from mlmeter.energy import group_variances as group_variances_module
+from mlmeter.energy import label_power
+from mlmeter.energy.banded import factorise
 from mlmeter.energy.groups import (
     GroupEnergies,
-    Membership,
     bursts,
     degrees_of_freedom,
     group_energies,
     refreshed,
     student_factor,
 )
+from mlmeter.energy.group_variances import group_variances
 from mlmeter.energy.guards import SLOW_EDGE_SECONDS, lag_changes, leverage_sigmas, systematic_sigmas
-from mlmeter.energy.label_power import Scatter, find_scatter
+from mlmeter.energy.label_power import SEARCH_BLOCKS, Design, Scatter, find_scatter, search_blocks
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
-from mlmeter.energy.occupancy import CounterRecord, Segments, occupancy
+from mlmeter.energy.membership import Membership
+from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power, solve
 
 Floats = NDArray[np.float64]
@@ -65,6 +68,24 @@ def label_sums(fit: PhasePowerFit) -> tuple[Floats, Floats]:
     return sums.joules, sums.sigma_statistical_joules
 
 
+def variances(
+    fit: PhasePowerFit,
+    segment: NDArray[np.int64],
+    group: NDArray[np.int64],
+    groups: int,
+    weight: Floats | None = None,
+) -> Floats:
+    """Statistical variance of each group of segments."""
+    weight = np.ones(len(segment)) if weight is None else weight
+    return group_variances(fit, Membership(segment, group, groups, weight))
+
+
+def usual_scatter(parts: Occupancy) -> Scatter:
+    """The same scatter for every label."""
+    ratios = np.full(parts.labels, 0.15)
+    return Scatter.of(ratios, 1.0, np.full(parts.labels, parts.mean_watts), parts.scale_watts)
+
+
 # --- the published figures --------------------------------------------------------------------
 
 
@@ -90,7 +111,7 @@ def test_energies_of_the_example(example: PhasePowerFit) -> None:
     expected = [2.8973, 18.1030, 2.1971, 36.6699, 3.5330]
     assert example.energies_joules * example.closure_ratio == pytest.approx(expected, abs=6e-5)
     every = np.arange(5)
-    sigmas = np.sqrt(example.variances(every, every, 5))
+    sigmas = np.sqrt(variances(example, every, every, 5))
     assert sigmas == pytest.approx([0.7828, 0.7827, 0.6729, 1.2335, 0.5786], abs=5.1e-5)
 
 
@@ -177,8 +198,8 @@ def test_a_share_of_energy_has_that_share_of_its_uncertainty(seed: int, share: f
     """Weights scale standard uncertainties."""
     fit = fit_phase_power(*session(seed, seconds=3.0)[:2])
     every = np.arange(len(fit.energies_joules))
-    whole = fit.variances(every, every, len(every))
-    part = fit.variances(every, every, len(every), np.full(len(every), share))
+    whole = variances(fit, every, every, len(every))
+    part = variances(fit, every, every, len(every), np.full(len(every), share))
     assert part == pytest.approx(share**2 * whole, abs=1e-12)
 
 
@@ -186,8 +207,8 @@ def test_a_whole_session_is_known_better_than_its_windows() -> None:
     """Uncertainties of windows in one interval cancel in their sum."""
     fit = fit_phase_power(*session(1)[:2])
     every = np.arange(len(fit.energies_joules))
-    whole = fit.variances(every, np.zeros(len(every), dtype=np.int64), 1)[0]
-    assert whole < 0.01 * fit.variances(every, every, len(every)).sum()
+    whole = variances(fit, every, np.zeros(len(every), dtype=np.int64), 1)[0]
+    assert whole < 0.01 * variances(fit, every, every, len(every)).sum()
 
 
 # --- right values -----------------------------------------------------------------------------
@@ -216,31 +237,36 @@ def test_the_size_of_blocks_does_not_matter(block_intervals: int) -> None:
 
 
 def test_twice_the_session_costs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operations of a fit and of its variances grow in proportion to the session."""
+    """The numbers that a fit and its variances work through grow in proportion to the session."""
     costs: list[int] = []
-    whiten = phase_power.whiten
 
-    def counted(covariance: Floats, columns: Floats) -> object:
-        costs.append(len(covariance) ** 2 * (len(covariance) + columns.shape[1]))
-        return whiten(covariance, columns)
+    def counted(band: Floats) -> Floats:
+        costs.append(band.size)
+        return factorise(band)
 
-    monkeypatch.setattr(phase_power, "whiten", counted)
+    monkeypatch.setattr(label_power, "factorise", counted)
+    monkeypatch.setattr(group_variances_module, "factorise", counted)
 
     def cost(seconds: float) -> int:
         costs.clear()
-        fit = fit_phase_power(*session(5, seconds=seconds)[:2])
+        fit = solve(parts := occupancy(*session(5, seconds=seconds)[:2]), usual_scatter(parts))
         every = np.arange(len(fit.energies_joules))
-        fit.variances(every, every, len(every))
+        variances(fit, every, every, len(every))
         return sum(costs)
 
-    assert cost(160.0) == pytest.approx(2 * cost(80.0), rel=0.05)
+    assert cost(400.0) == pytest.approx(2 * cost(200.0), rel=0.05)
 
 
 def test_the_search_of_scatter_does_not_grow() -> None:
-    """However long a session is, its scatter is found on four blocks."""
-    record, segments, _ = session(5, seconds=160.0)
-    assert len(occupancy(record, segments).blocks) == 8
-    assert len(occupancy(record, segments).chosen_blocks(4)) == 4
+    """However long a session is, its scatter is found on a few blocks, all labels among them."""
+    record, segments, _ = session(5, seconds=400.0)
+    label = segments.label.copy()
+    label[-9:] = 3
+    parts = occupancy(record, Segments(segments.edges, label, 4))
+    assert parts.blocks == 40
+    chosen = search_blocks(parts)
+    assert len(chosen) <= SEARCH_BLOCKS + 4
+    assert set(Design.of(parts, chosen).label) == {0, 1, 2, 3}
 
 
 # --- what cannot be known ---------------------------------------------------------------------
@@ -255,7 +281,7 @@ def test_few_rows_give_wide_intervals_and_no_nonsense(rows: int) -> None:
     """With hardly any row the energies are possible ones and their uncertainty is large."""
     segments = Segments(np.array([0.0, 0.1, 0.1, 0.3]), np.array([0, 1, 0]), 2)
     fit = fit_phase_power(lone_rows(rows), segments)
-    sigmas = np.sqrt(fit.variances(np.arange(3), np.arange(3), 3))
+    sigmas = np.sqrt(variances(fit, np.arange(3), np.arange(3), 3))
     assert np.isfinite(fit.energies_joules).all()
     assert (fit.energies_joules >= MIN_WATTS * segments.seconds).all()
     assert sigmas[1] == 0.0
@@ -301,7 +327,7 @@ def test_edges_of_time_matter_less_for_long_windows() -> None:
     ratios = []
     for window_seconds in (0.03, 0.3):
         fit = fit_phase_power(*session(2, window_seconds=window_seconds)[:2])
-        ratios.append(leverage_sigmas(fit, SLOW_EDGE_SECONDS)[1] / label_sums(fit)[0][1])
+        ratios.append(leverage_sigmas(fit, SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS)[1] / label_sums(fit)[0][1])
     assert 0 < ratios[1] < ratios[0]
 
 
@@ -309,7 +335,7 @@ def test_a_label_without_neighbours_has_no_systematic_term() -> None:
     """With one label, errors of time move next to nothing, and that at the ends of the rows."""
     record, segments, _ = session(2)
     fit = fit_phase_power(record, replace(segments, label=np.zeros_like(segments.label), labels=1))
-    assert leverage_sigmas(fit, SLOW_EDGE_SECONDS).tolist() == [0.0]
+    assert leverage_sigmas(fit, SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS).tolist() == [0.0]
     assert lag_changes(fit)[0] < 1e-4 * fit.energies_joules.sum()
 
 

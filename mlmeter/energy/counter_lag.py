@@ -1,0 +1,109 @@
+"""How far a counter lags behind the power, and which part of the time it watches.
+
+Some GPUs sample their power for a quarter of each update period, and show it later. Both are
+found by the likelihood of the fit: a wrong lag or a wrong share makes the energies of intervals
+contradict the windows in them. A counter that is found neither late nor part-time is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlmeter.energy.label_power import Scatter, search_blocks
+from mlmeter.energy.occupancy import CounterRecord, Occupancy, occupancy
+from mlmeter.energy.phase_power import PhasePowerFit, solve_together
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+# With fewer blocks than this there is no need to look at a part of the session only.
+FEW_BLOCKS = 12
+# Lags that are tried, in periods; then around the best one, in finer steps.
+LONGEST_LAG_PERIODS = 1.5
+COARSE_STEP_PERIODS, FINE_STEP_PERIODS = 0.1, 0.02
+SENSED_RATIOS = (1.0, 0.5, 0.25)
+# A shorter lag is power that trails the edges of windows.
+SHORTEST_LAG_SECONDS = 3e-3
+# So much likelier than a counter in step and watching all the time.
+DECISIVE_LOG_LIKELIHOOD = 10.0
+FEWEST_INTERVALS = 30
+
+
+def excerpts(parts: Occupancy) -> list[tuple[float, float]]:
+    """Return stretches of the session, all of it if it is short, that stand for it.
+
+    Each label is in one of them; together they do not grow with the session.
+    """
+    if parts.blocks <= FEW_BLOCKS:
+        return [(float(parts.segments.edges[0]), float(parts.segments.edges[-1]))]
+    chosen = search_blocks(parts)
+    breaks = np.flatnonzero(np.diff(chosen) > 1)
+    first, last = np.append(chosen[:1], chosen[breaks + 1]), np.append(chosen[breaks], chosen[-1:])
+    ends = np.minimum((last + 1) * parts.size, len(parts.joules))
+    return list(zip(parts.instants[first * parts.size].tolist(), parts.instants[ends].tolist(), strict=True))
+
+
+def refitted(
+    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: float
+) -> list[PhasePowerFit]:
+    """Fit the same rows of stretches of a session again, with another lag or sensed share.
+
+    Args:
+        parts: the session as it was fitted.
+        scatter: taken as it is.
+        stretches: from `excerpts`.
+        changes: fields of the counter's record.
+    """
+    return solve_together(
+        [
+            replace(
+                occupancy(
+                    replace(parts.record.about(start, end), **changes), parts.segments.about(start, end)
+                ),
+                mean_watts=parts.mean_watts,
+            )
+            for start, end in stretches
+        ],
+        scatter,
+    )
+
+
+def log_likelihood(
+    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: float
+) -> float:
+    """Return the log-likelihood of a changed record; comparable for the same stretches."""
+    return refitted(parts, scatter, stretches, **changes)[0].means.log_likelihood
+
+
+def find_kernel(parts: Occupancy, scatter: Scatter) -> CounterRecord:
+    """Return the record with the lag and the sensed share that explain the counter best."""
+    record, period = parts.record, parts.period_seconds
+    # Energy of the time before a stretch must not be taken for energy of its first segment.
+    late = LONGEST_LAG_PERIODS * period
+    stretches = [(start + late, end) for start, end in excerpts(parts) if end - start > 2 * late]
+    if len(parts.joules) < FEWEST_INTERVALS or not stretches:
+        return record
+
+    def score(lag_seconds: float, sensed_ratio: float) -> float:
+        changes = {"lag_seconds": lag_seconds, "sensed_ratio": sensed_ratio}
+        return log_likelihood(parts, scatter, stretches, **changes)
+
+    def best(lags: Floats, ratios: Sequence[float]) -> tuple[float, float, float]:
+        return max((score(lag, ratio), lag, ratio) for ratio in ratios for lag in lags.tolist())
+
+    plain = score(0.0, 1.0)
+    coarse = np.arange(0.0, LONGEST_LAG_PERIODS, COARSE_STEP_PERIODS) * period
+    _, lag, ratio = best(coarse, SENSED_RATIOS)
+    fine = lag + np.arange(-4, 5) * FINE_STEP_PERIODS * period
+    found, lag, ratio = best(fine[fine >= 0.0], [ratio])
+    if lag < SHORTEST_LAG_SECONDS:
+        found, lag = score(0.0, ratio), 0.0
+    if found <= plain + DECISIVE_LOG_LIKELIHOOD:
+        lag, ratio = 0.0, 1.0
+    return replace(record, lag_seconds=lag, sensed_ratio=ratio)

@@ -1,0 +1,62 @@
+"""Which segments belong to which groups: windows, phases, names, bursts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Which segments belong to which groups; a group has a segment at most once.
+
+    Attributes:
+        segment, group: shape (memberships,).
+        groups: how many groups there are.
+        weight: part of the segment's energy that is the group's, 0 to 1, shape (memberships,).
+    """
+
+    segment: Indices
+    group: Indices
+    groups: int
+    weight: Floats
+
+    @classmethod
+    def of_spans(cls, edges: Floats, starts: Floats, ends: Floats) -> Membership:
+        """Make each span a group; spans begin and end at edges of segments."""
+        first = np.searchsorted(edges, starts, side="right") - 1
+        count = np.maximum(np.searchsorted(edges, ends) - first, 0)
+        group = np.repeat(np.arange(len(starts)), count)
+        segment = np.arange(len(group)) - np.repeat(np.cumsum(count) - count - first, count)
+        return cls(segment, group, len(starts), np.ones(len(group)))
+
+    @classmethod
+    def of_labels(cls, label: Indices, labels: int) -> Membership:
+        """Make each label a group."""
+        return cls(np.arange(len(label)), label, labels, np.ones(len(label)))
+
+    def with_more(self, other: Membership) -> Membership:
+        """Append other groups: asking for all at once is cheaper."""
+        return Membership(
+            np.concatenate([self.segment, other.segment]),
+            np.concatenate([self.group, other.group + self.groups]),
+            self.groups + other.groups,
+            np.concatenate([self.weight, other.weight]),
+        )
+
+
+def join(keys: Indices, wanted: Indices) -> tuple[Indices, Indices]:
+    """Return all pairs (place in `wanted`, place in the ascending `keys`) of equal values."""
+    first = np.searchsorted(keys, wanted)
+    count = np.searchsorted(keys, wanted, side="right") - first
+    left = np.repeat(np.arange(len(wanted)), count)
+    skipped = np.cumsum(count) - count - first
+    return left, np.arange(len(left)) - skipped[left]
