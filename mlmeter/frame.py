@@ -297,7 +297,8 @@ def samples_table(recording: Recording) -> Table:
 
 def events_table(recording: Recording) -> Table:
     """One row per event, in order of time."""
-    events = sorted(recording.events, key=lambda event: event.time_seconds)
+    found = (*recording.events, *recording.resolution.events)
+    events = sorted(found, key=lambda event: event.time_seconds)
     return Table(
         "events",
         {

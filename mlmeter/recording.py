@@ -118,6 +118,16 @@ class Resolution:
             if (timeline := self.timelines[domain.name]) is not None
         }
 
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """What the fits say that a reader of their numbers must know."""
+        return tuple(
+            Event(time_seconds=0.0, kind=kind, domain=name, message=f"{name}: {message}")
+            for name, attribution in self.attributions.items()
+            if attribution.split is not None
+            for kind, message in attribution.split.remarks()
+        )
+
     def by_domain(self, spans: str) -> Iterator[tuple[str, str, Columns]]:
         """Yield name, kind and energy columns of each domain, the sum of the counted ones last.
 
@@ -151,7 +161,7 @@ class Resolution:
             if domain.name not in self.attributions:
                 continue
             attribution = self.attributions[domain.name]
-            pooled = pool(attribution.inclusive, rows, group, bounds[domain.name])
+            pooled = pool(attribution.enclosed, rows, group, bounds[domain.name])
             if attribution.split is not None:
                 pooled = attribution.split.pooled(pooled, rows, group)
             columns = energy_columns(pooled)
@@ -183,9 +193,9 @@ class Resolution:
             chosen = np.zeros(len(self.windows), dtype=np.bool_)
             chosen[rows[group == number]] = True
             weights = self.ownership.weights(pieces_within(self.windows, self.ownership, chosen))
-            for name, timeline in self.timelines.items():
-                if timeline is not None and timeline.known:
-                    bounds[name][:, number] = timeline.share_bounds(self.ownership.edges, weights)
+            for name, attribution in self.attributions.items():
+                if attribution.timeline.known:
+                    bounds[name][:, number] = attribution.timeline.share_bounds(self.ownership.edges, weights)
         return bounds
 
     def total(self, spans: str, kind: str | None = None) -> Columns:

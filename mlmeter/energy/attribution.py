@@ -7,6 +7,7 @@ windows, and phases, add up to the session.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,22 +92,35 @@ class Energies:
         return np.clip(ratio, 0.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attribution:
     """All energies of one domain in one session.
 
     Attributes:
-        exclusive, inclusive: per window, shape (windows,); row 0 is the session.
+        timeline: the curve that they come from; that of the counter's own time if it lags.
+        owned, enclosed: per window without and with what is inside it, shape (windows,), as far
+            as the curve alone tells; row 0 is the session.
         phases: per phase, shape (phases,).
         total: the session, shape (1,).
         split: the fit that they come from; None where the curve was interpolated.
     """
 
-    exclusive: Energies
-    inclusive: Energies
+    timeline: Timeline
+    owned: Energies
+    enclosed: Energies
     phases: Energies
     total: Energies
     split: Split | None = None
+
+    @cached_property
+    def exclusive(self) -> Energies:
+        """Energy that each window has for itself, shape (windows,); row 0 is the session."""
+        return self.owned if self.split is None else self.split.owned(self.owned)
+
+    @cached_property
+    def inclusive(self) -> Energies:
+        """Energy of each window with all inside it, shape (windows,); row 0 is the session."""
+        return self.enclosed if self.split is None else self.split.enclosed(self.enclosed)
 
 
 def pool(
@@ -150,6 +164,8 @@ def attribute(
 ) -> Attribution:
     """Give every window and every phase its share of the domain's energy."""
     split = split_of(timeline, windows, ownership, phase_of_window)
+    if split is not None:
+        timeline = split.timeline
     steps = np.diff(timeline.energy_at(ownership.edges)) if split is None else split.steps
     table = _piece_table(timeline, ownership, steps)
     exclusive = _sum_by(ownership.owner, table, len(windows))
@@ -176,15 +192,10 @@ def attribute(
             timeline.known,
         )
 
-    found = Attribution(energies(exclusive), energies(inclusive), energies(phases), energies(total), split)
-    if split is None:
-        return found
-    return replace(
-        found,
-        exclusive=split.owned(found.exclusive),
-        inclusive=split.enclosed(found.inclusive),
-        phases=split.by_phase(found.phases, phase_of_window),
-    )
+    by_phase = energies(phases)
+    if split is not None:
+        by_phase = split.by_phase(by_phase, phase_of_window)
+    return Attribution(timeline, energies(exclusive), energies(inclusive), by_phase, energies(total), split)
 
 
 def _piece_table(timeline: Timeline, ownership: Ownership, steps: Joules) -> NDArray[np.float64]:

@@ -52,9 +52,7 @@ def halfway(factor: Floats, columns: Floats) -> Floats:
         solution[:, row] /= factor[0, row]
         reach = min(width, size - 1 - row)
         if reach:
-            solution[:, row + 1 : row + 1 + reach] -= (
-                factor[1 : reach + 1, row] * solution[:, row : row + 1]
-            )
+            solution[:, row + 1 : row + 1 + reach] -= factor[1 : reach + 1, row] * solution[:, row : row + 1]
     return solution
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlmeter.energy.label_power import Scatter, search_blocks
-from mlmeter.energy.occupancy import CounterRecord, Occupancy, occupancy
+from mlmeter.energy.occupancy import Occupancy, occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, solve_together
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def excerpts(parts: Occupancy) -> list[tuple[float, float]]:
 
 
 def refitted(
-    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: float
+    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
 ) -> list[PhasePowerFit]:
     """Fit the same rows of stretches of a session again, with another lag or sensed share.
 
@@ -75,35 +75,46 @@ def refitted(
 
 
 def log_likelihood(
-    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: float
+    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
 ) -> float:
     """Return the log-likelihood of a changed record; comparable for the same stretches."""
     return refitted(parts, scatter, stretches, **changes)[0].means.log_likelihood
 
 
-def find_kernel(parts: Occupancy, scatter: Scatter) -> CounterRecord:
-    """Return the record with the lag and the sensed share that explain the counter best."""
+def find_kernel(parts: Occupancy, scatter: Scatter) -> tuple[float, float]:
+    """Return the lag in seconds and the sensed share that explain the counter best."""
     record, period = parts.record, parts.period_seconds
-    # Energy of the time before a stretch must not be taken for energy of its first segment.
-    late = LONGEST_LAG_PERIODS * period
-    stretches = [(start + late, end) for start, end in excerpts(parts) if end - start > 2 * late]
+    stretches = _inner(parts)
     if len(parts.joules) < FEWEST_INTERVALS or not stretches:
-        return record
+        return record.lag_seconds, record.sensed_ratio
 
     def score(lag_seconds: float, sensed_ratio: float) -> float:
         changes = {"lag_seconds": lag_seconds, "sensed_ratio": sensed_ratio}
         return log_likelihood(parts, scatter, stretches, **changes)
 
-    def best(lags: Floats, ratios: Sequence[float]) -> tuple[float, float, float]:
-        return max((score(lag, ratio), lag, ratio) for ratio in ratios for lag in lags.tolist())
+    def best(lags: Sequence[float], ratios: Sequence[float]) -> tuple[float, float, float]:
+        return max((score(lag, ratio), lag, ratio) for ratio in ratios for lag in lags)
 
     plain = score(0.0, 1.0)
-    coarse = np.arange(0.0, LONGEST_LAG_PERIODS, COARSE_STEP_PERIODS) * period
-    _, lag, ratio = best(coarse, SENSED_RATIOS)
-    fine = lag + np.arange(-4, 5) * FINE_STEP_PERIODS * period
-    found, lag, ratio = best(fine[fine >= 0.0], [ratio])
+    steps = range(round(LONGEST_LAG_PERIODS / COARSE_STEP_PERIODS))
+    _, lag, ratio = best([step * COARSE_STEP_PERIODS * period for step in steps], SENSED_RATIOS)
+    fine = [lag + step * FINE_STEP_PERIODS * period for step in range(-4, 5)]
+    found, lag, ratio = best([lag for lag in fine if lag >= 0.0], [ratio])
     if lag < SHORTEST_LAG_SECONDS:
         found, lag = score(0.0, ratio), 0.0
-    if found <= plain + DECISIVE_LOG_LIKELIHOOD:
-        lag, ratio = 0.0, 1.0
-    return replace(record, lag_seconds=lag, sensed_ratio=ratio)
+    return (lag, ratio) if found > plain + DECISIVE_LOG_LIKELIHOOD else (0.0, 1.0)
+
+
+def is_likelier(parts: Occupancy, scatter: Scatter, other: Occupancy, other_scatter: Scatter) -> bool:
+    """Whether one lag and scatter explain the same rows decisively better than another."""
+    stretches = _inner(other)
+    record = parts.record
+    changes = {"lag_seconds": record.lag_seconds, "sensed_ratio": record.sensed_ratio}
+    score = log_likelihood(other, scatter, stretches, **changes)
+    return score > log_likelihood(other, other_scatter, stretches) + DECISIVE_LOG_LIKELIHOOD
+
+
+def _inner(parts: Occupancy) -> list[tuple[float, float]]:
+    """Return excerpts without their beginnings, of which a late counter tells nothing."""
+    late = LONGEST_LAG_PERIODS * parts.period_seconds
+    return [(start + late, end) for start, end in excerpts(parts) if end - start > 2 * late]

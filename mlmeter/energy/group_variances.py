@@ -150,6 +150,4 @@ def _tell_long(factor: Floats, cells: _Cells, place: Indices, run: Indices, vari
     columns[slot[~untold], place[~untold]] = cells.joules[~untold]
     told = (halfway(factor, columns.reshape(slots, size, blocks)) ** 2).sum(axis=1)
     kept = slot_of_run < MOST_LONG_GROUPS
-    np.subtract.at(
-        variances, cells.group[first][kept], told[slot_of_run[kept], column[first][kept]]
-    )
+    np.subtract.at(variances, cells.group[first][kept], told[slot_of_run[kept], column[first][kept]])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 # Where the likelihood is searched, and what is taken to be likely before.
-SCATTER_RATIOS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45)
-NOISE_RATIOS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
+SCATTER_RATIOS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.8, 1.5)
+NOISE_RATIOS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 100.0, 300.0)
 USUAL_SCATTER_RATIO, SCATTER_LOG_SIGMA = 0.15, 0.7
 USUAL_NOISE_RATIO, NOISE_LOG_SIGMA = 1.0, 1.5
 # The search looks at some blocks of the whole session and at some with most of each label.
@@ -177,10 +177,7 @@ class Design:
             label: the only one that deviates, by 1 W.
             variances: of all labels, shape (labels,), instead.
         """
-        if variances is None:
-            own = (self.label == label).astype(np.float64)
-        else:
-            own = variances[self.label]
+        own = (self.label == label).astype(np.float64) if variances is None else variances[self.label]
         band = np.zeros((max(len(self.neighbours), 1) + 1, self.noise.size))
         band[0] = np.bincount(self.cell, own * self.seconds**2, minlength=self.noise.size)
         for distance, late in enumerate(self.neighbours, start=1):
@@ -218,7 +215,7 @@ class Whitened:
 
 def _neighbours(part: Indices) -> tuple[Indices, ...]:
     """Return, per distance, the pieces whose part also has the piece so long before."""
-    found = []
+    found: list[Indices] = []
     late = np.arange(1, len(part))
     while len(late):
         distance = len(found) + 1
@@ -260,12 +257,12 @@ def means_of(parts: Occupancy, products: Floats, log_determinant: float) -> Mean
     """
     labels, prior_variance = parts.labels, parts.record.prior_variance
     information = products[:-1, :-1] + np.eye(labels) / prior_variance
-    above_mean = np.linalg.solve(information, products[:-1, -1])
+    above_mean = np.asarray(np.linalg.solve(information, products[:-1, -1]), dtype=np.float64)
     log_determinant += float(np.linalg.slogdet(information)[1]) + labels * np.log(prior_variance)
     misfit = float(products[-1, -1] - above_mean @ products[:-1, -1])
     return Means(
         watts=parts.mean_watts + above_mean,
-        covariance=np.linalg.inv(information),
+        covariance=np.asarray(np.linalg.inv(information), dtype=np.float64),
         log_likelihood=-(log_determinant + misfit) / 2,
     )
 

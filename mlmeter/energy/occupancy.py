@@ -184,7 +184,7 @@ class Occupancy:
         """Return the places of intervals in an array of shape (size, chosen blocks), flat."""
         column = np.zeros(self.blocks, dtype=np.int64)
         column[chosen] = np.arange(len(chosen))
-        return (interval % self.size) * len(chosen) + column[interval // self.size]
+        return np.asarray(interval % self.size * len(chosen) + column[interval // self.size], dtype=np.int64)
 
     def by_block(self, values: Floats, chosen: Indices, beyond: float = 0.0) -> Floats:
         """Arrange one value per interval by blocks, with `beyond` where the last block is not full.
@@ -201,7 +201,7 @@ def ranges(starts: Indices, ends: Indices) -> Indices:
     """Return the integers of half-open ranges, one range after the other."""
     counts = np.maximum(ends - starts, 0)
     skipped = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(starts - skipped, counts)
+    return np.asarray(np.arange(int(counts.sum())) + np.repeat(starts - skipped, counts), dtype=np.int64)
 
 
 def occupancy(

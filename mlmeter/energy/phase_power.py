@@ -124,9 +124,7 @@ def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence
     return PhasePowerFit(parts, scatter, means, by_segment.astype(np.float64), closure_ratio)
 
 
-def _part_energies(
-    parts: Occupancy, scatter: Scatter, means: Means, pull: Floats
-) -> tuple[Floats, float]:
+def _part_energies(parts: Occupancy, scatter: Scatter, means: Means, pull: Floats) -> tuple[Floats, float]:
     """Return the energy of each part, and the sum before it was made the counter's / the counter's.
 
     Args:
@@ -138,14 +136,12 @@ def _part_energies(
     inside, given = _fitted_seconds(parts)
     within = inside * watts + (gain * inside + scatter.noise_density) * pull
     # Beyond the first and the last refresh a segment goes on at its own power.
-    beyond = parts.part_seconds - np.bincount(
-        parts.piece_part, parts.piece_seconds, minlength=len(watts)
-    )
+    beyond = parts.part_seconds - np.bincount(parts.piece_part, parts.piece_seconds, minlength=len(watts))
     energies = given + np.clip(watts + gain * pull, *limits) * np.maximum(beyond, 0.0)
     block = np.zeros(len(watts), dtype=np.int64)
     block[parts.piece_part] = parts.piece_interval // parts.size
     interval_block = np.arange(len(parts.joules)) // parts.size
-    counted = np.bincount(interval_block, parts.joules * parts.usable, minlength=parts.blocks)
+    counted = np.bincount(interval_block, parts.joules * parts.usable, minlength=parts.blocks).astype(float)
     energies += _conserved(within, limits[0] * inside, limits[1] * inside, block, counted)
     total = float(counted.sum())
     return energies, float(within.sum()) / total if total > 0 else 1.0
@@ -163,7 +159,8 @@ def _fitted_seconds(parts: Occupancy) -> tuple[Floats, Floats]:
         return inside.astype(np.float64), np.zeros(size)
     watts = parts.joules / parts.seconds
     joules = parts.piece_seconds * watts[parts.piece_interval] * ~usable
-    return inside.astype(np.float64), np.bincount(parts.piece_part, joules, minlength=size)
+    given = np.bincount(parts.piece_part, joules, minlength=size)
+    return inside.astype(np.float64), given.astype(np.float64)
 
 
 def _conserved(energies: Floats, low: Floats, high: Floats, block: Indices, totals: Floats) -> Floats:

@@ -7,18 +7,21 @@ average, with an uncertainty that tells when the split cannot be known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.counter_lag import find_kernel, is_likelier
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS
 from mlmeter.energy.groups import degrees_of_freedom, group_energies, refreshed
-from mlmeter.energy.guards import SLOW_EDGE_SECONDS, systematic_sigmas
+from mlmeter.energy.guards import FAST_EDGE_SECONDS, SLOW_EDGE_SECONDS, systematic_sigmas
+from mlmeter.energy.label_power import find_scatter
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
 from mlmeter.energy.membership import Membership
-from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments
-from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power
+from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
+from mlmeter.energy.phase_power import PhasePowerFit, solve
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 from mlmeter.energy.windows import Ownership, Windows, pieces_by_window
@@ -34,11 +37,17 @@ if TYPE_CHECKING:
 
 METHOD = "phase_power"
 # Fewer refreshes say nothing about scatter; more labels or segments take too long.
-FEWEST_INTERVALS = 8
+FEWEST_INTERVALS, FEWEST_WINDOWS = 8, 4
 MOST_LABELS = 40
-MOST_SEGMENTS = 200_000
-# Beyond this many windows each is bounded by itself; phases and names are still fitted.
-MOST_SHARPENED_WINDOWS = 20_000
+MOST_SEGMENTS = 5_000_000
+# Many windows that overlap have more members than the session has segments.
+MOST_MEMBERSHIPS = 20_000_000
+# Labels x intervals: what they occupy is held in memory.
+MOST_OCCUPATIONS = 20_000_000
+# A fast counter is read at the edges themselves: from some length on, that tells more of a window
+# than other windows do, sooner where most edges are followed by another read.
+LONGEST_FAST_PERIODS, LONGEST_FOLLOWED_PERIODS = 40.0, 8.0
+FOLLOWED_PERIODS, MOSTLY_RATIO = (1.0, 4.0), 0.5
 # Wider brackets do not tell windows apart, and their errors are not independent.
 WIDEST_BRACKET_PERIODS = 0.5
 # Two edges, each with up to a whole interval on the wrong side.
@@ -46,7 +55,11 @@ EDGES_SIGMA = 2**0.5
 # The white noise of one label may be so much stronger than that of all without being structure.
 NOISE_EXCESS_RATIO = 3.0
 # A fit whose energies have to be scaled by more is wrong about the load.
-LARGEST_CLOSURE_ERROR = 0.02
+REMARKED_CLOSURE_ERROR, LARGEST_CLOSURE_ERROR = 0.005, 0.02
+# By how much a lag that was found can be wrong, in periods.
+LAG_ERROR_PERIODS = 0.02
+LAG_ROUNDS = 2
+MOST_NOISE_RATIO = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,7 @@ class Split:
     """A fitted session of one counter.
 
     Attributes:
+        timeline: the curve, in the counter's own time if it lags.
         fit: powers and energies of all segments.
         systematic_joules: of each label, shape (labels,).
         degrees: of freedom of each label, shape (labels,).
@@ -63,13 +77,27 @@ class Split:
         period_seconds: of the counter.
     """
 
+    timeline: CounterTimeline
     fit: PhasePowerFit
     systematic_joules: Floats
     degrees: Floats
     edge_joules: Floats
     windows: Windows
     ownership: Ownership
-    period_seconds: float
+
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        """Yield kind and sentence of what users of the energies must know."""
+        record, closure = self.fit.occupancy.record, self.fit.closure_ratio
+        if record.lag_seconds > 0:
+            yield "lag", f"the counter lags by {1e3 * record.lag_seconds:.0f} ms; windows are placed by that"
+        if record.sensed_ratio < 1:
+            text = (
+                f"the counter watches {record.sensed_ratio:.0%} of the time, as its fit to the windows says"
+            )
+            yield "part-time", text
+        if abs(closure - 1) > REMARKED_CLOSURE_ERROR:
+            text = f"fitted energies were {100 * (closure - 1):+.1f} % off the counter and were scaled to it"
+            yield "closure", text
 
     @property
     def steps(self) -> Floats:
@@ -78,15 +106,11 @@ class Split:
 
     def owned(self, energies: Energies) -> Energies:
         """Sharpen the energies that windows have for themselves."""
-        if len(self.windows) > MOST_SHARPENED_WINDOWS:
-            return energies
         pieces = np.arange(len(self.ownership.owner))
         return self._sharpened(energies, self.ownership.owner, pieces, len(self.windows))
 
     def enclosed(self, energies: Energies) -> Energies:
         """Sharpen the energies of windows with what is inside them."""
-        if len(self.windows) > MOST_SHARPENED_WINDOWS:
-            return energies
         return self._sharpened(energies, *self._by_window(), len(self.windows))
 
     def by_phase(self, energies: Energies, phase_of_window: Indices) -> Energies:
@@ -125,7 +149,7 @@ class Split:
         statistical = np.sqrt(found.sigma_statistical_joules**2 + structure)
         found = replace(found, sigma_statistical_joules=statistical)
         low, high = found.interval(degrees, energies.low, energies.high)
-        told = refreshed(self.fit.occupancy.record.before, starts, ends, self.period_seconds)
+        told = refreshed(self.timeline.before, starts, ends, self.timeline.period_seconds)
         return replace(
             energies,
             low=np.minimum(low, energies.joules),
@@ -140,38 +164,101 @@ def split_of(
     timeline: Timeline, windows: Windows, ownership: Ownership, phase_of_window: Indices
 ) -> Split | None:
     """Fit the windows of a session; None where interpolation is as good or nothing can be fitted."""
-    if not isinstance(timeline, CounterTimeline) or not timeline.known or len(windows) < 2:
+    if not isinstance(timeline, CounterTimeline) or not timeline.known or len(windows) <= FEWEST_WINDOWS:
         return None
-    # RAPL has reads at the edges themselves; an estimate would only be fitted to its own formula.
-    slow_counter = timeline.period_seconds > FAST_PERIOD_SECONDS and timeline.interval_ratios == (1.0, 1.0)
+    # An estimate would only be fitted to its own formula.
+    measured = timeline.interval_ratios == (1.0, 1.0)
+    fast = timeline.period_seconds <= FAST_PERIOD_SECONDS
+    if fast and _edges_tell(timeline, windows, ownership.edges):
+        return None
     segments = len(ownership.edges) - 1
     enough = len(timeline.joules) > FEWEST_INTERVALS and 2 <= segments <= MOST_SEGMENTS
-    if not slow_counter or not enough or len(timeline.gaps.starts):
+    if not measured or not enough:
+        return None
+    pieces = np.searchsorted(ownership.edges, ownership.end) - np.searchsorted(
+        ownership.edges, ownership.start
+    )
+    if pieces.sum() > MOST_MEMBERSHIPS:
         return None
     label = _labels(windows, ownership, phase_of_window)
     labels = int(label.max()) + 1
-    if labels > MOST_LABELS:
+    record = _record_of(timeline)
+    if labels > MOST_LABELS or labels * len(record.joules) > MOST_OCCUPATIONS:
         return None
-    record = CounterRecord(
-        timeline.after,
+    if not fast and not _brackets_are_narrow(record, ownership.edges, timeline.period_seconds):
+        return None
+    try:
+        fit = _fit_of(record, Segments(ownership.edges, label, labels), find_lag=not fast)
+        edge_seconds = FAST_EDGE_SECONDS if fast else _edge_seconds(record)
+        systematic = systematic_sigmas(fit, edge_seconds, refit=not fast)
+    except np.linalg.LinAlgError:
+        return None
+    if abs(fit.closure_ratio - 1) > LARGEST_CLOSURE_ERROR:
+        return None
+    found = fit.occupancy.record
+    if found.lag_seconds > 0 or found.sensed_ratio < 1:
+        uncertain = LAG_ERROR_PERIODS * timeline.period_seconds
+        timeline = timeline.lagging(found.lag_seconds, uncertain, part_time=found.sensed_ratio < 1)
+    return Split(
+        timeline,
+        fit,
+        systematic,
+        degrees_of_freedom(label, labels),
+        _edge_joules(fit),
+        windows,
+        ownership,
+    )
+
+
+def _record_of(timeline: CounterTimeline) -> CounterRecord:
+    """Return the rows as the fit takes them."""
+    after = timeline.after
+    if timeline.period_seconds <= FAST_PERIOD_SECONDS:
+        # A read shows a refresh of unknown age: its best single bracket is one period long.
+        after = np.maximum(after, timeline.before - timeline.period_seconds)
+    return CounterRecord(
+        after,
         timeline.before,
         timeline.joules,
         timeline.resolution_joules,
         timeline.min_power_watts,
         timeline.max_power_watts,
+        gap_starts=timeline.gaps.starts,
+        gap_ends=timeline.gaps.ends,
     )
-    if not _brackets_are_narrow(record, ownership.edges, timeline.period_seconds):
-        return None
-    try:
-        fit = fit_phase_power(record, Segments(ownership.edges, label, labels))
-        systematic = systematic_sigmas(fit, _edge_seconds(record), refit=True)
-    except np.linalg.LinAlgError:
-        return None
-    if abs(fit.closure_ratio - 1) > LARGEST_CLOSURE_ERROR:
-        return None
-    degrees = degrees_of_freedom(label, labels)
-    edge_joules = _edge_joules(fit)
-    return Split(fit, systematic, degrees, edge_joules, windows, ownership, timeline.period_seconds)
+
+
+def _fit_of(record: CounterRecord, segments: Segments, *, find_lag: bool) -> PhasePowerFit:
+    """Fit a session; where the counter may lag or watch a part of the time, find out first."""
+    start, end = segments.edges[0], segments.edges[-1]
+    parts = occupancy(record.about(start, end), segments)
+    scatter = find_scatter(parts)
+    if not find_lag:
+        return solve(parts, scatter)
+    plain, plain_scatter, kernel = parts, scatter, (0.0, 1.0)
+    # A scatter that was found with a wrong lag hides which lag is right: once more.
+    for _ in range(LAG_ROUNDS):
+        found = find_kernel(parts, scatter)
+        if found == kernel:
+            break
+        kernel = found
+        changed = replace(record, lag_seconds=kernel[0], sensed_ratio=kernel[1])
+        parts = occupancy(changed.about(start, end), segments)
+        scatter = find_scatter(parts)
+    # A load that the windows do not describe is noise whatever the lag, and tells nothing of it.
+    told = kernel != (0.0, 1.0) and scatter.noise_ratio <= MOST_NOISE_RATIO
+    if told and is_likelier(parts, scatter, plain, plain_scatter):
+        return solve(parts, scatter)
+    return solve(plain, plain_scatter)
+
+
+def _edges_tell(timeline: CounterTimeline, windows: Windows, edges: Floats) -> bool:
+    """Whether windows are long enough for the reads at their edges to tell their energies."""
+    period = timeline.period_seconds
+    usual_periods = float(np.median(windows.end[1:] - windows.start[1:])) / period
+    soon, late = (np.searchsorted(timeline.before, edges + wait * period) for wait in FOLLOWED_PERIODS)
+    followed = float(np.mean(late > soon)) >= MOSTLY_RATIO
+    return usual_periods > (LONGEST_FOLLOWED_PERIODS if followed else LONGEST_FAST_PERIODS)
 
 
 def _brackets_are_narrow(record: CounterRecord, edges: Floats, period_seconds: float) -> bool:

@@ -97,6 +97,7 @@ class CounterTimeline:
         gaps: spans in which energy may be missing.
         interval_ratios: 95 % factors of an estimate, (1, 1) for a counter.
         kinks: edges of windows, ascending: there the power may change.
+        part_time: whether the counter watches a part of the time only: its rows bound nothing.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class CounterTimeline:
         gaps: Gaps | None = None,
         interval_ratios: tuple[float, float] = (1.0, 1.0),
         kinks: Seconds | None = None,
+        part_time: bool = False,
     ) -> None:
+        self.part_time = part_time
         self.after, self.before, self.joules = after, before, joules
         self.resolution_joules = resolution_joules
         self.period_seconds = period_seconds
@@ -127,6 +130,26 @@ class CounterTimeline:
             self._times, self._knots = fast_curve(after, before, joules, period_seconds, kinks)
         else:
             self._times, self._knots = (after + before) / 2, joules
+
+    def lagging(self, lag_seconds: float, uncertain_seconds: float, *, part_time: bool) -> CounterTimeline:
+        """Return the curve of a slow counter that shows what was used some time ago.
+
+        Args:
+            lag_seconds: how long ago.
+            uncertain_seconds: by how much that may be wrong.
+            part_time: whether the counter watches a part of the time only.
+        """
+        return CounterTimeline(
+            self.after - lag_seconds - uncertain_seconds,
+            self.before - lag_seconds + uncertain_seconds,
+            self.joules,
+            resolution_joules=self.resolution_joules,
+            period_seconds=self.period_seconds,
+            max_power_watts=self.max_power_watts,
+            min_power_watts=self.min_power_watts,
+            gaps=self.gaps,
+            part_time=part_time,
+        )
 
     @property
     def known(self) -> bool:
@@ -151,8 +174,10 @@ class CounterTimeline:
         """Return the least and the greatest energy that each span can have."""
         gap_seconds = self.gaps.between(starts, ends)
         metered = np.maximum(ends - starts - gap_seconds, 0.0)
-        low = np.maximum(self._lower(ends) - self._upper(starts), self.min_power_watts * metered)
-        high = np.minimum(self._upper(ends) - self._lower(starts), self.max_power_watts * metered)
+        low, high = self.min_power_watts * metered, self.max_power_watts * metered
+        if not self.part_time:
+            low = np.maximum(self._lower(ends) - self._upper(starts), low)
+            high = np.minimum(self._upper(ends) - self._lower(starts), high)
         low = np.maximum(low, 0.0)
         high = np.maximum(low, high) + self.max_power_watts * gap_seconds
         # An estimate can be wrong by its factors, wherever the refreshes were.
@@ -166,6 +191,9 @@ class CounterTimeline:
         of the time can have drawn, and no more than it can have drawn itself. That many spans
         are short does not matter then, as it does when each is bounded by itself.
         """
+        if self.part_time:
+            seconds = float((np.diff(edges) * weights).sum())
+            return self.min_power_watts * seconds, self.max_power_watts * seconds
         # Gaps are cut out, so that time in them bounds nothing.
         cuts = np.union1d(edges, self.gaps.times)
         weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]

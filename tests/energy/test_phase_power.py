@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlmeter.energy import group_variances as group_variances_module
 from mlmeter.energy import label_power
 from mlmeter.energy.banded import factorise
+from mlmeter.energy.group_variances import group_variances
 from mlmeter.energy.groups import (
     GroupEnergies,
     bursts,
@@ -21,7 +22,6 @@ from mlmeter.energy.groups import (
     refreshed,
     student_factor,
 )
-from mlmeter.energy.group_variances import group_variances
 from mlmeter.energy.guards import SLOW_EDGE_SECONDS, lag_changes, leverage_sigmas, systematic_sigmas
 from mlmeter.energy.label_power import SEARCH_BLOCKS, Design, Scatter, find_scatter, search_blocks
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
