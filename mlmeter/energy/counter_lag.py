@@ -15,7 +15,7 @@ import numpy as np
 
 from mlmeter.energy.label_power import Scatter, search_blocks
 from mlmeter.energy.occupancy import Occupancy, occupancy
-from mlmeter.energy.phase_power import PhasePowerFit, solve_together
+from mlmeter.energy.phase_power import PhasePowerFit, common_means, solve_together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # With fewer blocks than this there is no need to look at a part of the session only.
 FEW_BLOCKS = 12
+# The lag and the share are the same all the time: less tells them, and many are tried.
+KERNEL_BLOCKS = 4
 # Lags that are tried, in periods; then around the best one, in finer steps.
 LONGEST_LAG_PERIODS = 1.5
 COARSE_STEP_PERIODS, FINE_STEP_PERIODS = 0.1, 0.02
@@ -35,50 +37,55 @@ DECISIVE_LOG_LIKELIHOOD = 10.0
 FEWEST_INTERVALS = 30
 
 
-def excerpts(parts: Occupancy) -> list[tuple[float, float]]:
+def excerpts(parts: Occupancy, most_blocks: int = FEW_BLOCKS) -> list[tuple[float, float]]:
     """Return stretches of the session, all of it if it is short, that stand for it.
 
     Each label is in one of them; together they do not grow with the session.
+
+    Args:
+        parts: the session.
+        most_blocks: of a session that counts as short.
     """
-    if parts.blocks <= FEW_BLOCKS:
+    if parts.blocks <= most_blocks:
         return [(float(parts.segments.edges[0]), float(parts.segments.edges[-1]))]
-    chosen = search_blocks(parts)
+    chosen = search_blocks(parts, most_blocks)
     breaks = np.flatnonzero(np.diff(chosen) > 1)
     first, last = np.append(chosen[:1], chosen[breaks + 1]), np.append(chosen[breaks], chosen[-1:])
     ends = np.minimum((last + 1) * parts.size, len(parts.joules))
     return list(zip(parts.instants[first * parts.size].tolist(), parts.instants[ends].tolist(), strict=True))
 
 
-def refitted(
-    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
-) -> list[PhasePowerFit]:
-    """Fit the same rows of stretches of a session again, with another lag or sensed share.
+def changed_parts(
+    parts: Occupancy, stretches: Sequence[tuple[float, float]], **changes: Any
+) -> list[Occupancy]:
+    """Return the same rows of stretches of a session with another lag or sensed share.
 
     Args:
-        parts: the session as it was fitted.
-        scatter: taken as it is.
+        parts: the session.
         stretches: from `excerpts`.
         changes: fields of the counter's record.
     """
-    return solve_together(
-        [
-            replace(
-                occupancy(
-                    replace(parts.record.about(start, end), **changes), parts.segments.about(start, end)
-                ),
-                mean_watts=parts.mean_watts,
-            )
-            for start, end in stretches
-        ],
-        scatter,
-    )
+    return [
+        replace(
+            occupancy(replace(parts.record.about(start, end), **changes), parts.segments.about(start, end)),
+            mean_watts=parts.mean_watts,
+        )
+        for start, end in stretches
+    ]
+
+
+def refitted(
+    parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
+) -> list[PhasePowerFit]:
+    """Fit stretches of a session again; see `changed_parts`."""
+    return solve_together(changed_parts(parts, stretches, **changes), scatter)
 
 
 def log_likelihood(
     parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
 ) -> float:
     """Return the log-likelihood of a changed record; comparable for the same stretches."""
-    return refitted(parts, scatter, stretches, **changes)[0].means.log_likelihood
+    return common_means(changed_parts(parts, stretches, **changes), scatter).log_likelihood
 
 
 def find_kernel(parts: Occupancy, scatter: Scatter) -> tuple[float, float]:
@@ -97,7 +104,9 @@ def find_kernel(parts: Occupancy, scatter: Scatter) -> tuple[float, float]:
 
     plain = score(0.0, 1.0)
     steps = range(round(LONGEST_LAG_PERIODS / COARSE_STEP_PERIODS))
-    _, lag, ratio = best([step * COARSE_STEP_PERIODS * period for step in steps], SENSED_RATIOS)
+    coarse = [step * COARSE_STEP_PERIODS * period for step in steps]
+    _, lag, _ = best(coarse, (SENSED_RATIOS[0], SENSED_RATIOS[-1]))
+    _, _, ratio = best([lag], SENSED_RATIOS)
     fine = [lag + step * FINE_STEP_PERIODS * period for step in range(-4, 5)]
     found, lag, ratio = best([lag for lag in fine if lag >= 0.0], [ratio])
     if lag < SHORTEST_LAG_SECONDS:
@@ -117,4 +126,4 @@ def is_likelier(parts: Occupancy, scatter: Scatter, other: Occupancy, other_scat
 def _inner(parts: Occupancy) -> list[tuple[float, float]]:
     """Return excerpts without their beginnings, of which a late counter tells nothing."""
     late = LONGEST_LAG_PERIODS * parts.period_seconds
-    return [(start + late, end) for start, end in excerpts(parts) if end - start > 2 * late]
+    return [(start + late, end) for start, end in excerpts(parts, KERNEL_BLOCKS) if end - start > 2 * late]

@@ -75,13 +75,13 @@ class Means:
     log_likelihood: float
 
 
-def search_blocks(parts: Occupancy) -> Indices:
+def search_blocks(parts: Occupancy, most: int = SEARCH_BLOCKS) -> Indices:
     """Return the blocks that a search looks at: evenly spread ones and those with most of a label."""
-    spread = np.linspace(0, parts.blocks - 1, min(SEARCH_BLOCKS, parts.blocks)).round().astype(np.int64)
+    spread = np.linspace(0, parts.blocks - 1, min(most, parts.blocks)).round().astype(np.int64)
     cells = parts.piece_interval // parts.size * parts.labels + parts.piece_label
     flat = np.bincount(cells, parts.piece_seconds, minlength=parts.blocks * parts.labels)
-    most = np.argsort(flat.reshape(parts.blocks, parts.labels), axis=0)[-SEARCH_BLOCKS_PER_LABEL:]
-    return np.unique(np.concatenate([spread, most.ravel()]))
+    fullest = np.argsort(flat.reshape(parts.blocks, parts.labels), axis=0)[-SEARCH_BLOCKS_PER_LABEL:]
+    return np.unique(np.concatenate([spread, fullest.ravel()]))
 
 
 def find_scatter(parts: Occupancy) -> Scatter:

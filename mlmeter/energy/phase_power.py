@@ -16,14 +16,14 @@ powers integrated out gives values, covariances and the likelihood of the scatte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlmeter.energy.banded import log_determinants, rest_of_the_way
-from mlmeter.energy.label_power import Design, Means, Scatter, find_scatter, means_of
+from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 
 if TYPE_CHECKING:
@@ -85,20 +85,39 @@ def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
 
 def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[PhasePowerFit]:
     """Find the powers that some parts of a session have in common, and the energies of each."""
+    weighted: list[list[Floats]] = [[] for _ in excerpts]
+
+    def keep(number: int, white: Whitened) -> None:
+        weighted[number].append(rest_of_the_way(white.factor, white.columns))
+
+    means = common_means(excerpts, scatter, keep)
+    return [
+        _fit_of(parts, scatter, means, columns) for parts, columns in zip(excerpts, weighted, strict=True)
+    ]
+
+
+def common_means(
+    excerpts: Sequence[Occupancy],
+    scatter: Scatter,
+    keep: Callable[[int, Whitened], object] | None = None,
+) -> Means:
+    """Find the powers that some parts of a session have in common.
+
+    Args:
+        excerpts: the parts.
+        scatter: of their labels.
+        keep: called with the number of the excerpt and some of its blocks, one after the other.
+    """
     labels = excerpts[0].labels
     products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
-    weighted: list[list[Floats]] = []
-    for parts in excerpts:
-        weighted.append([])
+    for number, parts in enumerate(excerpts):
         for chosen in chunks(parts):
             white = Design.of(parts, chosen).whitened(scatter)
             products += white.products
             log_determinant += float(log_determinants(white.factor).sum())
-            weighted[-1].append(rest_of_the_way(white.factor, white.columns))
-    means = means_of(excerpts[0], products, log_determinant)
-    return [
-        _fit_of(parts, scatter, means, columns) for parts, columns in zip(excerpts, weighted, strict=True)
-    ]
+            if keep is not None:
+                keep(number, white)
+    return means_of(excerpts[0], products, log_determinant)
 
 
 def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[Floats]) -> PhasePowerFit:

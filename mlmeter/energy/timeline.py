@@ -7,6 +7,7 @@ between two refreshes, as long as the power stays within [0, `max_power_watts`].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -124,12 +125,16 @@ class CounterTimeline:
         # Bounds hold for the energy outside gaps: they grow with metered time only.
         self._after, self._before = self.gaps.metered(after), self.gaps.metered(before)
         self.interval_ratios = interval_ratios
-        fast = period_seconds <= FAST_PERIOD_SECONDS
-        self.method = "counter_edges" if fast else "interpolated"
-        if fast:
-            self._times, self._knots = fast_curve(after, before, joules, period_seconds, kinks)
-        else:
-            self._times, self._knots = (after + before) / 2, joules
+        self._kinks = kinks
+        self._fast = period_seconds <= FAST_PERIOD_SECONDS
+        self.method = "counter_edges" if self._fast else "interpolated"
+
+    @cached_property
+    def _knots(self) -> tuple[Seconds, Joules]:
+        """Times and energies between which the curve is straight."""
+        if self._fast:
+            return fast_curve(self.after, self.before, self.joules, self.period_seconds, self._kinks)
+        return (self.after + self.before) / 2, self.joules
 
     def lagging(self, lag_seconds: float, uncertain_seconds: float, *, part_time: bool) -> CounterTimeline:
         """Return the curve of a slow counter that shows what was used some time ago.
@@ -158,7 +163,7 @@ class CounterTimeline:
 
     def energy_at(self, times: Seconds) -> Joules:
         """Return cumulative joules at `times`; beyond the rows with the power next to them."""
-        knots, values = self._times, self._knots
+        knots, values = self._knots
         energies = np.interp(times, knots, values)
         early, late = times < knots[0], times > knots[-1]
         if early.any():
@@ -223,7 +228,7 @@ class CounterTimeline:
 
     def _end_power(self, end: int) -> float:
         """Mean power beside the first (0) or last (-1) row, over 1 period or more where possible."""
-        times, values = self._times, self._knots
+        times, values = self._knots
         if len(times) < 2:
             return 0.0
         if end == 0:
@@ -235,6 +240,16 @@ class CounterTimeline:
         span = times[far] - times[near]
         return float((values[far] - values[near]) / span) if span > 0 else 0.0
 
+    @cached_property
+    def _extremes(self) -> tuple[Joules, Joules, Joules]:
+        """Extremes that rows up to and from each row on allow, shape (rows,) each."""
+        least, most = self.min_power_watts, self.max_power_watts
+        return (
+            np.maximum.accumulate(self.joules - least * self._before),
+            np.maximum.accumulate((self.joules - most * self._before)[::-1])[::-1],
+            np.minimum.accumulate(self.joules - most * self._after),
+        )
+
     def _neighbours(self, times: Seconds) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Indices of the last row surely before and of the row after it, clipped to the rows."""
         after = np.searchsorted(self.before, times, side="right")
@@ -245,8 +260,7 @@ class CounterTimeline:
         before, after = self._neighbours(times)
         least, most = self.min_power_watts, self.max_power_watts
         metered = self.gaps.metered(times)
-        seen = np.maximum.accumulate(self.joules - least * self._before)
-        ahead = np.maximum.accumulate((self.joules - most * self._before)[::-1])[::-1]
+        seen, ahead, _ = self._extremes
         from_last = seen[before] + least * np.maximum(metered, self._before[before])
         from_next = ahead[after] + most * np.minimum(metered, self._before[after])
         none_before, none_after = times < self.before[0], times >= self.before[-1]
@@ -259,8 +273,7 @@ class CounterTimeline:
         before, after = self._neighbours(times)
         least, most, count = self.min_power_watts, self.max_power_watts, self.resolution_joules
         metered = self.gaps.metered(times)
-        seen = np.minimum.accumulate(self.joules - most * self._after)
-        from_last = seen[before] + count + most * metered
+        from_last = self._extremes[2][before] + count + most * metered
         ahead = self._after[after] - metered
         from_next = self.joules[after] + count - np.where(ahead >= 0, least * ahead, most * ahead)
         none_before, none_after = times < self.before[0], times >= self.before[-1]
