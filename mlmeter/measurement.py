@@ -36,7 +36,7 @@ class Domain:
         id: stable identity of the device: a GPU's UUID, ``"rapl:package-0"``.
         kind: one of `KINDS`.
         source: name of the backend that reads it.
-        provenance: what its energies are worth.
+        provenance: what its energies are worth; those of a gauge are `derived` at best.
         joules_per_count: value of one count of a counter.
         watts_per_count: value of one count of a gauge.
         modulus: counts after which the counter starts again at 0; None if it never does.
@@ -77,6 +77,9 @@ class Domain:
     def __post_init__(self) -> None:
         # Text is accepted, but everything else may rely on the enumeration.
         object.__setattr__(self, "provenance", Provenance(self.provenance))
+        # Power says nothing about the time between two readings: its integral is not measured.
+        if self.watts_per_count is not None and self.provenance is Provenance.MEASURED:
+            object.__setattr__(self, "provenance", Provenance.DERIVED)
         if (self.joules_per_count is None) == (self.watts_per_count is None):
             raise ValueError(f"domain {self.name}: set joules_per_count or watts_per_count, not both")
         if self.kind not in KINDS:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe, probe
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
-from mlmeter.energy.integrate import GaugeRows
+from mlmeter.energy.integrate import GaugeRows, longest_step_seconds
 from mlmeter.measurement import Domain, Provenance
 
 FIRST_RETRY_SECONDS = 1.0
 # Reads per wrap of the shortest counter, whatever period the user asked for.
 READS_PER_WRAP = 4
+# Reads within the time from which on a gauge has a gap.
+READS_PER_STEP = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -56,13 +58,19 @@ class Source:
         return [(domain, rows.snapshot()) for domain, rows in zip(self.domains, self.rows, strict=True)]
 
     def longest_safe_period_seconds(self) -> float:
-        """Return the time between reads at which no counter of the source can wrap unseen."""
+        """Return the time between reads at which no counter can wrap unseen and no gauge has gaps."""
         horizons = [
             domain.modulus * domain.joules_per_count / (domain.max_power_watts or DEFAULT_MAX_POWER_WATTS)
             for domain in self.domains
             if domain.modulus is not None and domain.joules_per_count is not None
         ]
-        return min(horizons, default=float("inf")) / READS_PER_WRAP
+        steps = [
+            longest_step_seconds(domain) for domain in self.domains if domain.watts_per_count is not None
+        ]
+        infinite = float("inf")
+        return min(
+            min(horizons, default=infinite) / READS_PER_WRAP, min(steps, default=infinite) / READS_PER_STEP
+        )
 
 
 class SourcePool:

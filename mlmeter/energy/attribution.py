@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
 from mlmeter.energy.split import METHOD, Split, split_of
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import (
@@ -99,14 +100,15 @@ class Attribution:
         exclusive, inclusive: per window, shape (windows,); row 0 is the session.
         phases: per phase, shape (phases,).
         total: the session, shape (1,).
-        split: the fit that they come from; None where the curve was interpolated.
+        split: the fit that they come from, or what judges integrated power; None where the
+            curve of a counter was interpolated.
     """
 
     exclusive: Energies
     inclusive: Energies
     phases: Energies
     total: Energies
-    split: Split | None = None
+    split: Split | GaugeIntervals | None = None
 
 
 def pool(
@@ -178,12 +180,23 @@ def attribute(
 
     found = Attribution(energies(exclusive), energies(inclusive), energies(phases), energies(total), split)
     if split is None:
-        return found
+        gauge = gauge_intervals_of(timeline, windows, ownership)
+        return found if gauge is None else _judged(found, gauge, phase_of_window)
     return replace(
         found,
         exclusive=split.owned(found.exclusive),
         inclusive=split.enclosed(found.inclusive),
         phases=split.by_phase(found.phases, phase_of_window),
+    )
+
+
+def _judged(found: Attribution, gauge: GaugeIntervals, phase_of_window: NDArray[np.int64]) -> Attribution:
+    return Attribution(
+        gauge.owned(found.exclusive),
+        gauge.enclosed(found.inclusive),
+        gauge.by_phase(found.phases, phase_of_window),
+        gauge.whole(found.total),
+        gauge,
     )
 
 

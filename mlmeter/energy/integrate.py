@@ -15,14 +15,20 @@ GAP_SECONDS = 1.0
 
 
 class GaugeRows:
-    """Collects the readings of one power-only domain."""
+    """Collects the readings of one power-only domain.
 
-    def __init__(self, domain: Domain) -> None:
+    Args:
+        domain: the gauge.
+        remedy: what to do about a sampler that was kept from reading; told with the gap.
+    """
+
+    def __init__(self, domain: Domain, remedy: str = "") -> None:
         if domain.watts_per_count is None:
             raise ValueError(f"{domain.name} is a counter, not a gauge")
         self._domain = domain
         self._watts_per_count = domain.watts_per_count
-        self._gap_ns = round(max(GAP_PERIODS * domain.update_period_seconds, GAP_SECONDS) * 1e9)
+        self._remedy = remedy
+        self._gap_ns = round(longest_step_seconds(domain) * 1e9)
         self._begin = array("q")
         self._end = array("q")
         self._counts = array("q")
@@ -38,9 +44,12 @@ class GaugeRows:
         if self._end and reading.end_ns <= self._end[-1]:
             return
         self.readings += 1
-        self._failing_since_ns = None
+        failing_since_ns, self._failing_since_ns = self._failing_since_ns, None
         if self._end and reading.begin_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(reading.begin_ns)
+            self._book_gap(self._end[-1], reading.begin_ns, "" if failing_since_ns else self._remedy)
+        elif not self._end and failing_since_ns and reading.begin_ns - failing_since_ns > self._gap_ns:
+            # Nothing is known of the time before the first reading.
+            self._book_gap(failing_since_ns, reading.begin_ns)
         self._begin.append(reading.begin_ns)
         self._end.append(reading.end_ns)
         self._counts.append(reading.value)
@@ -56,7 +65,7 @@ class GaugeRows:
     def close(self, end_ns: int) -> None:
         """Book a gap up to `end_ns` if power has not been read for long."""
         if self._end and end_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(end_ns)
+            self._book_gap(self._end[-1], end_ns)
 
     def refreshed_since(self, time_ns: int) -> bool:
         """Return whether power has been read since `time_ns`; True if it fails."""
@@ -75,8 +84,12 @@ class GaugeRows:
             largest_mean_watts=self._largest_watts,
         )
 
-    def _book_gap(self, end_ns: int) -> None:
-        start_ns = self._end[-1]
+    def _book_gap(self, start_ns: int, end_ns: int, remedy: str = "") -> None:
         self._gaps.append((start_ns, end_ns))
         text = f"{self._domain.name}: power was not read for {(end_ns - start_ns) / 1e9:.1f} s"
-        self.remarks.append(Remark(end_ns, "gap", text))
+        self.remarks.append(Remark(end_ns, "gap", f"{text}; {remedy}" if remedy else text))
+
+
+def longest_step_seconds(domain: Domain) -> float:
+    """Return the time between two readings of a gauge from which on nothing is known between them."""
+    return max(GAP_PERIODS * domain.update_period_seconds, GAP_SECONDS)

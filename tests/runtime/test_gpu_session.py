@@ -8,6 +8,7 @@ import pytest
 from mlmeter.backends.nvml import NvmlBackend
 from mlmeter.errors import NothingMeteredWarning
 from mlmeter.meter import EnergyMeter
+from mlmeter.sources import Source
 from mlmeter.testing import FakeClock, advance, fake_meter
 from tests.backends.fake_nvml import ENERGY_CALL, FIELDS_CALL, POWER_CALL, FakeGpu, FakeNvml, gpu_uuid
 
@@ -176,3 +177,10 @@ def test_short_window_on_a_slow_counter_is_an_interval(clock: FakeClock) -> None
     assert energy.low_joules is not None
     assert energy.high_joules is not None
     assert energy.low_joules <= 3.0 <= energy.high_joules
+
+
+def test_power_is_read_often_enough_whatever_the_period(clock: FakeClock) -> None:
+    """A gauge that was read every 5 s would be one long gap: the sampler shortens its period."""
+    with FakeNvml([FakeGpu(has_energy_counter=False)], now_ns=clock.now_ns):
+        backend = NvmlBackend(now_ns=clock.now_ns)
+        assert Source.of(backend, backend.open()).longest_safe_period_seconds() == 0.5
