@@ -39,6 +39,8 @@ class Domain:
         provenance: what its energies are worth; those of a gauge are `derived` at best.
         joules_per_count: value of one count of a counter.
         watts_per_count: value of one count of a gauge.
+        power_watts_per_count: value of one count of the power that a counter's readings carry
+            beside it (`Reading.power_counts`); None if they carry none.
         modulus: counts after which the counter starts again at 0; None if it never does.
         update_period_seconds: mean time between refreshes of the hardware value, so far as
             is known beforehand.
@@ -63,6 +65,7 @@ class Domain:
     update_period_seconds: float
     joules_per_count: float | None = None
     watts_per_count: float | None = None
+    power_watts_per_count: float | None = None
     modulus: int | None = None
     averaging_window_seconds: float = 0.0
     cheap_read: bool = False
@@ -105,12 +108,16 @@ class Reading(NamedTuple):
         position: of the domain in what the backend's `open` returned.
         value: the raw count.
         begin_ns, end_ns: `time.perf_counter_ns` before and after the read call.
+        power_counts: instant power from the same call, if a counter gives that too.
+        driver_time_ns: the driver's own time stamp of the value, nanoseconds since 1970.
     """
 
     position: int
     value: int
     begin_ns: int
     end_ns: int
+    power_counts: int | None = None
+    driver_time_ns: int | None = None
 
 
 class Failure(NamedTuple):
@@ -146,7 +153,7 @@ class Event:
     Attributes:
         time_seconds: seconds since the session started.
         kind: one word: ``reset``, ``gap``, ``lost``, ``stuck``, ``unavailable``,
-            ``estimate``, ``note`` or ``window``.
+            ``estimate``, ``note``, ``cross-check`` or ``window``.
         domain: name of the domain concerned, or None.
         message: one sentence for people.
     """

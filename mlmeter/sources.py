@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe, probe
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
-from mlmeter.energy.integrate import GaugeRows, longest_step_seconds
+from mlmeter.energy.integrate import GaugeRows
+from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Provenance
 
 FIRST_RETRY_SECONDS = 1.0

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from array import array
 
-from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.counters import DriverTimes, Remark, Rows
+from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
-
-GAP_PERIODS = 3
-GAP_SECONDS = 1.0
 
 
 class GaugeRows:
@@ -32,6 +30,7 @@ class GaugeRows:
         self._begin = array("q")
         self._end = array("q")
         self._counts = array("q")
+        self._driver = DriverTimes()
         self._gaps: list[tuple[int, int]] = []
         self._failing_since_ns: int | None = None
         self._largest_watts = 0.0
@@ -53,6 +52,7 @@ class GaugeRows:
         self._begin.append(reading.begin_ns)
         self._end.append(reading.end_ns)
         self._counts.append(reading.value)
+        self._driver.note(reading, len(self._counts))
         self._largest_watts = max(self._largest_watts, reading.value * self._watts_per_count)
 
     def fail(self, failure: Failure) -> None:
@@ -71,6 +71,10 @@ class GaugeRows:
         """Return whether power has been read since `time_ns`; True if it fails."""
         return self._failing_since_ns is not None or not self._end or self._begin[-1] >= time_ns
 
+    @property
+    def cross_check(self) -> None:
+        """Nothing: there is no counter to compare the power with."""
+
     def snapshot(self) -> Rows:
         """Return a copy of the rows so far."""
         return Rows(
@@ -82,14 +86,10 @@ class GaugeRows:
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_watts,
+            driver_ns=self._driver.snapshot(),
         )
 
     def _book_gap(self, start_ns: int, end_ns: int, remedy: str = "") -> None:
         self._gaps.append((start_ns, end_ns))
         text = f"{self._domain.name}: power was not read for {(end_ns - start_ns) / 1e9:.1f} s"
         self.remarks.append(Remark(end_ns, "gap", f"{text}; {remedy}" if remedy else text))
-
-
-def longest_step_seconds(domain: Domain) -> float:
-    """Return the time between two readings of a gauge from which on nothing is known between them."""
-    return max(GAP_PERIODS * domain.update_period_seconds, GAP_SECONDS)
