@@ -63,6 +63,7 @@ class LiveSession:
         base_phase: str,
         backends: tuple[str | Backend, ...] | None,
         period_seconds: float,
+        power_sampling: str,
         synchronise: Callable[[], object] | None,
         on_window: Callable[[Window], object] | None,
         facts: Mapping[str, Any],
@@ -78,6 +79,7 @@ class LiveSession:
         self._name = name
         self._backends = backends
         self._period_seconds = period_seconds
+        self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
         self._edges = (0, 0)
@@ -104,7 +106,7 @@ class LiveSession:
         """Open the sources and begin; never raises because of hardware."""
         clock = self._sampler.clock
         with POOL.lock:
-            self._sources, found = POOL.open(self._backends)
+            self._sources, found = POOL.open(self._backends, self._power_sampling)
             self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
         self._unavailable = found.unavailable
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
