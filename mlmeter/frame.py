@@ -194,6 +194,7 @@ def domains_table(recording: Recording) -> Table:
     for domain, collected in recording.domains:
         energies = totals.get(domain.name)
         readable = energies is not None and energies["provenance"][0] is not None
+        check = collected.cross_check if collected.cross_check and collected.cross_check.seconds > 0 else None
         gaps = sum(_overlap(span, (run.start_ns, run.end_ns)) for span in collected.gaps_ns)
         rows.append(
             {
@@ -216,6 +217,8 @@ def domains_table(recording: Recording) -> Table:
                 "counted": domain.counted,
                 "shared": domain.shared,
                 "reason": None if readable else unread_reason(recording, domain.name),
+                "cross_check_counter_joules": check.counter_joules if check else np.nan,
+                "cross_check_power_joules": check.power_joules if check else np.nan,
             }
         )
     for missing in recording.unavailable:
@@ -263,6 +266,8 @@ _DOMAIN_COLUMNS = (
     "counted",
     "shared",
     "reason",
+    "cross_check_counter_joules",
+    "cross_check_power_joules",
 )
 
 

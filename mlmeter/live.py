@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
+from mlmeter.energy.cross_check import NOTHING, BothEnergies, disagreement
 from mlmeter.errors import (
     ArgumentError,
     EstimateWarning,
@@ -24,7 +25,7 @@ from mlmeter.errors import (
     NothingMeteredWarning,
     StateWarning,
 )
-from mlmeter.measurement import Energy, Event, Provenance, Unavailable
+from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
 from mlmeter.sampler import Sampler, Subscription
@@ -62,6 +63,7 @@ class LiveSession:
         base_phase: str,
         backends: tuple[str | Backend, ...] | None,
         period_seconds: float,
+        power_sampling: str,
         synchronise: Callable[[], object] | None,
         on_window: Callable[[Window], object] | None,
         facts: Mapping[str, Any],
@@ -77,6 +79,7 @@ class LiveSession:
         self._name = name
         self._backends = backends
         self._period_seconds = period_seconds
+        self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
         self._edges = (0, 0)
@@ -91,6 +94,7 @@ class LiveSession:
         self._remarks: set[tuple[str, str]] = set()
         self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
+        self._checks_before: dict[str, BothEnergies] = {}
         self._final: Session | None = None
 
     @property
@@ -102,13 +106,14 @@ class LiveSession:
         """Open the sources and begin; never raises because of hardware."""
         clock = self._sampler.clock
         with POOL.lock:
-            self._sources, found = POOL.open(self._backends)
+            self._sources, found = POOL.open(self._backends, self._power_sampling)
             self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
         self._unavailable = found.unavailable
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._start_ns = clock.now_ns()
+        self._checks_before = {name: both for name, both, _ in self._checks()}
         self.running = True
         self._report_sources(found.notes)
 
@@ -121,6 +126,7 @@ class LiveSession:
             self._settle(end_ns)
             self._report_finished(final=True)
             self._sampler.close_rows(self._sources, end_ns)
+            self._cross_check()
             recording = self._recording(end_ns, finished=True)
             self.running = False
             if self._subscription is not None:
@@ -274,11 +280,36 @@ class LiveSession:
                 finished=finished,
                 facts=facts,
             ),
-            domains=tuple((domain, _since(collected, start_ns)) for domain, collected in rows),
+            domains=tuple(
+                (domain, self._of_session(domain, _since(collected, start_ns))) for domain, collected in rows
+            ),
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
             events=(*self._events, *self._source_events(end_ns)),
         )
+
+    def _checks(self) -> list[tuple[str, BothEnergies, Domain]]:
+        """What counters and the power read with them have given since their sources were opened."""
+        return [
+            (domain.name, rows.cross_check, domain)
+            for source in self._sources
+            for domain, rows in zip(source.domains, source.rows, strict=True)
+            if rows.cross_check is not None
+        ]
+
+    def _cross_check(self) -> None:
+        """Say, once, which counters disagree with the power of this session."""
+        for name, both, domain in self._checks():
+            text = disagreement(domain, both.since(self._checks_before.get(name, NOTHING)))
+            if text is not None:
+                self.remark("cross-check", text, name)
+
+    def _of_session(self, domain: Domain, rows: Rows) -> Rows:
+        """Take off what counter and power gave before the session."""
+        if rows.cross_check is None:
+            return rows
+        before = self._checks_before.get(domain.name, NOTHING)
+        return rows._replace(cross_check=rows.cross_check.since(before))
 
     def _source_events(self, end_ns: int) -> list[Event]:
         return [
@@ -319,7 +350,10 @@ def _since(rows: Rows, start_ns: int) -> Rows:
     """Return the rows from a few before `start_ns` on."""
     first = max(0, bisect_right(rows.before_ns, start_ns) - ROWS_BEFORE)
     return rows._replace(
-        after_ns=rows.after_ns[first:], before_ns=rows.before_ns[first:], counts=rows.counts[first:]
+        after_ns=rows.after_ns[first:],
+        before_ns=rows.before_ns[first:],
+        counts=rows.counts[first:],
+        driver_ns=None if rows.driver_ns is None else rows.driver_ns[first:],
     )
 
 

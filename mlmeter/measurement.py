@@ -36,9 +36,11 @@ class Domain:
         id: stable identity of the device: a GPU's UUID, ``"rapl:package-0"``.
         kind: one of `KINDS`.
         source: name of the backend that reads it.
-        provenance: what its energies are worth.
+        provenance: what its energies are worth; those of a gauge are `derived` at best.
         joules_per_count: value of one count of a counter.
         watts_per_count: value of one count of a gauge.
+        power_watts_per_count: value of one count of the power that a counter's readings carry
+            beside it (`Reading.power_counts`); None if they carry none.
         modulus: counts after which the counter starts again at 0; None if it never does.
         update_period_seconds: mean time between refreshes of the hardware value, so far as
             is known beforehand.
@@ -63,6 +65,7 @@ class Domain:
     update_period_seconds: float
     joules_per_count: float | None = None
     watts_per_count: float | None = None
+    power_watts_per_count: float | None = None
     modulus: int | None = None
     averaging_window_seconds: float = 0.0
     cheap_read: bool = False
@@ -77,6 +80,9 @@ class Domain:
     def __post_init__(self) -> None:
         # Text is accepted, but everything else may rely on the enumeration.
         object.__setattr__(self, "provenance", Provenance(self.provenance))
+        # Power says nothing about the time between two readings: its integral is not measured.
+        if self.watts_per_count is not None and self.provenance is Provenance.MEASURED:
+            object.__setattr__(self, "provenance", Provenance.DERIVED)
         if (self.joules_per_count is None) == (self.watts_per_count is None):
             raise ValueError(f"domain {self.name}: set joules_per_count or watts_per_count, not both")
         if self.kind not in KINDS:
@@ -102,12 +108,16 @@ class Reading(NamedTuple):
         position: of the domain in what the backend's `open` returned.
         value: the raw count.
         begin_ns, end_ns: `time.perf_counter_ns` before and after the read call.
+        power_counts: instant power from the same call, if a counter gives that too.
+        driver_time_ns: the driver's own time stamp of the value, nanoseconds since 1970.
     """
 
     position: int
     value: int
     begin_ns: int
     end_ns: int
+    power_counts: int | None = None
+    driver_time_ns: int | None = None
 
 
 class Failure(NamedTuple):
@@ -143,7 +153,7 @@ class Event:
     Attributes:
         time_seconds: seconds since the session started.
         kind: one word: ``reset``, ``gap``, ``lost``, ``stuck``, ``unavailable``,
-            ``estimate``, ``note`` or ``window``.
+            ``estimate``, ``note``, ``cross-check`` or ``window``.
         domain: name of the domain concerned, or None.
         message: one sentence for people.
     """

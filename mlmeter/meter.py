@@ -19,6 +19,7 @@ from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.live import LiveSession, frames_of_ours
+from mlmeter.power_process import POWER_SAMPLINGS, THREAD
 from mlmeter.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
 from mlmeter.session import Session
 from mlmeter.windows import Recorder, Window
@@ -131,6 +132,9 @@ class EnergyMeter(WindowMethods):
             source of every domain.
         scope: ``"machine"``, the only scope of this version.
         period_seconds: longest time between two readings of a counter; None for 0.1 s.
+        power_sampling: who reads devices that show their power only. ``"thread"``: the sampler's
+            thread. ``"process"``: a process of its own (Linux), which no extension that holds
+            the interpreter's lock keeps from reading; for backends given by name.
         output_dir: where the run directory is made at the end; None to write nothing.
         on_window: called with each finished `Window` on the sampler's thread, when the
             counters have shown its end.
@@ -161,6 +165,7 @@ class EnergyMeter(WindowMethods):
         backends: Sequence[str | Backend] | None = None,
         scope: str = "machine",
         period_seconds: float | None = None,
+        power_sampling: str = THREAD,
         output_dir: str | os.PathLike[str] | None = None,
         on_window: Callable[[Window], object] | None = None,
         sync: Callable[[], object] | str | None = None,
@@ -176,6 +181,7 @@ class EnergyMeter(WindowMethods):
         self.base_phase = _checked_phase(phase)
         self._backends = check_selection(backends)
         self._period_seconds = _checked_period(period_seconds)
+        self._power_sampling = _checked_power_sampling(power_sampling)
         self._output_dir = _checked_directory(output_dir)
         self._on_window = on_window
         self._sync = _checked_sync(sync)
@@ -258,12 +264,17 @@ class EnergyMeter(WindowMethods):
         return self.session.total(kind)
 
     def _new_live(self) -> LiveSession:
-        facts = {"scope": "machine", "period_seconds": self._period_seconds}
+        facts = {
+            "scope": "machine",
+            "period_seconds": self._period_seconds,
+            "power_sampling": self._power_sampling,
+        }
         return LiveSession(
             self.name,
             base_phase=self.base_phase,
             backends=self._backends,
             period_seconds=self._period_seconds,
+            power_sampling=self._power_sampling,
             synchronise=self._sync,
             on_window=self._on_window,
             facts=facts,
@@ -380,6 +391,13 @@ def _checked_period(period_seconds: object) -> float:
     if not number or not 0.001 <= period_seconds <= 60:  # type: ignore[operator]
         raise ArgumentError(f"period_seconds={period_seconds!r}: expected a number from 0.001 to 60, or None")
     return float(period_seconds)  # type: ignore[arg-type]
+
+
+def _checked_power_sampling(power_sampling: object) -> str:
+    if not isinstance(power_sampling, str) or power_sampling not in POWER_SAMPLINGS:
+        accepted = " or ".join(f'"{name}"' for name in POWER_SAMPLINGS)
+        raise ArgumentError(f"power_sampling={power_sampling!r}: expected {accepted}")
+    return power_sampling
 
 
 def _checked_directory(output_dir: object) -> Path | None:

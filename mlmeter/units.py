@@ -1,6 +1,7 @@
 """Exact unit factors; everything inside mlmeter is joules, watts, seconds or integer nanoseconds."""
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
+NANOSECONDS_PER_MICROSECOND = 1_000
 SECONDS_PER_NANOSECOND = 1e-9
 JOULES_PER_MICROJOULE = 1e-6
 JOULES_PER_MILLIJOULE = 1e-3

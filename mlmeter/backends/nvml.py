@@ -10,21 +10,25 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from mlmeter.backends.nvml_quantities import (
+    ENERGY,
+    ENERGY_AND_POWER,
+    POWER_INSTANT,
+    QUANTITIES,
+    Quantity,
+    timing_of,
+)
 from mlmeter.backends.visible_devices import Board, visible_boards
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading, Unavailable
 from mlmeter.units import JOULES_PER_MILLIJOULE, WATTS_PER_MILLIWATT
 
-# Written out because old bindings lack some of the names (nvml.h; the numbers never change).
-_FIELD_POWER_INSTANT = 186
+# Error numbers of nvml.h, which never change.
 _UNINITIALIZED = 1
 _NO_PERMISSION = 4
 _GONE = (6, 15, 28)  # NOT_FOUND (at the look-up of a handle), GPU_IS_LOST, GPU_NOT_FOUND
-
-# Member of the value union of nvmlFieldValue_t for each nvmlValueType_t (nvml.h).
-_VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
 # Boards exceed their limit for tens of milliseconds: 1.34 x was seen on an RTX 3090
 # (traces of JimZeyuYang/GPU_Power_Benchmark).
@@ -54,69 +58,6 @@ _START_FAILURES = {
 }
 
 
-def _energy_millijoules(nvml: Any, handle: Any) -> int:
-    return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-
-
-def _instant_milliwatts(nvml: Any, handle: Any) -> int:
-    (value,) = nvml.nvmlDeviceGetFieldValues(handle, [_FIELD_POWER_INSTANT])
-    # The call succeeds even if the field does not: each value has its own return code.
-    if value.nvmlReturn != 0:
-        raise nvml.NVMLError(value.nvmlReturn)
-    return int(getattr(value.value, _VALUE_MEMBERS[value.valueType]))
-
-
-def _average_milliwatts(nvml: Any, handle: Any) -> int:
-    return int(nvml.nvmlDeviceGetPowerUsage(handle))
-
-
-class _Quantity(NamedTuple):
-    """One way to meter a GPU: its name in messages, and the call that reads it."""
-
-    words: str
-    read: Callable[[Any, Any], int]
-
-
-_ENERGY = _Quantity("energy counter", _energy_millijoules)
-_POWER_INSTANT = _Quantity("instant power", _instant_milliwatts)
-_POWER_USAGE = _Quantity("power", _average_milliwatts)
-# Best first.
-_QUANTITIES = (_ENERGY, _POWER_INSTANT, _POWER_USAGE)
-
-
-class _Timing(NamedTuple):
-    """Refresh period of a generation's sensor and the time over which each power reading averages."""
-
-    update_seconds: float
-    instant_window_seconds: float
-    usage_window_seconds: float
-
-
-# By NVML's architecture number, as found on more than 70 boards (JimZeyuYang/GPU_Power_Benchmark,
-# arXiv 2312.02741). First guesses: drivers differ.
-_TIMINGS = {
-    4: _Timing(0.02, 0.01, 0.01),  # Pascal
-    5: _Timing(0.02, 0.01, 0.01),  # Volta
-    6: _Timing(0.1, 0.1, 0.1),  # Turing
-    9: _Timing(0.1, 0.025, 1.0),  # Hopper
-}
-_TIMING_GA100 = _Timing(0.1, 0.025, 0.025)
-_TIMING_DRIVER_530 = _Timing(0.1, 0.1, 0.1)
-# Ampere but GA100, Ada, newer and unknown: nvml.h says that PowerUsage is a mean over 1 s.
-_TIMING_OTHER = _Timing(0.1, 0.1, 1.0)
-
-
-def _timing(architecture: int | None, model_name: str | None, driver_version: str) -> _Timing:
-    """Return the sensor timing to start with."""
-    words = (model_name or "").replace("-", " ").split()
-    if architecture == 7 and not {"A100", "A800", "A30"}.isdisjoint(words):
-        return _TIMING_GA100
-    # This driver branch reports 0.1 s means where those before and after it report 1 s.
-    if architecture in (7, 8) and driver_version.startswith("530."):
-        return _TIMING_DRIVER_530
-    return _TIMINGS.get(architecture or 0, _TIMING_OTHER)
-
-
 @dataclass(slots=True, eq=False)
 class _Gpu:
     """A GPU being read; `handle` is None from a failed read (or a fork) to the next attempt."""
@@ -124,7 +65,7 @@ class _Gpu:
     board: Board
     handle: Any
     pci_address: tuple[int, int, int] | None
-    quantity: _Quantity = _ENERGY
+    quantity: Quantity = ENERGY
     errors: list[Exception] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -139,8 +80,8 @@ class NvmlBackend:
     so a later change has no effect, just as in CUDA. A GPU in MIG mode is metered as a whole
     board (``shared=True``), because a slice has no counter of its own.
 
-    `read` makes one energy or power call per GPU and nothing else: other NVML calls take
-    milliseconds and stop the driver for everybody (MangoHud issue 2104). A GPU that fails is
+    `read` makes one call for energy or power, or both, per GPU and nothing else: other NVML calls
+    take milliseconds and stop the driver for everybody (MangoHud issue 2104). A GPU that fails is
     tried afresh, with a new handle, at the next `read`: how soon that is, is the caller's
     business. After a fork the child gets an NVML session of its own at its first `read`.
 
@@ -288,14 +229,16 @@ class NvmlBackend:
 
     def _choose_quantity(self, gpu: _Gpu) -> bool:
         """Take the best quantity that this GPU gives; return whether there is one."""
-        for quantity in _QUANTITIES if gpu.handle is not None else ():
+        for quantity in QUANTITIES if gpu.handle is not None else ():
             try:
-                quantity.read(self._nvml, gpu.handle)
+                shown = quantity.read(self._nvml, gpu.handle)
             except Exception as error:
                 gpu.errors.append(error)
                 continue
+            if quantity is ENERGY_AND_POWER and shown.power_milliwatts is None:
+                continue
             gpu.quantity = quantity
-            if gpu.errors:
+            if gpu.errors and not quantity.counter:
                 reason = _words(gpu.errors[0])
                 self.notes.append(
                     f"{gpu} gives no energy counter ({reason}): its {quantity.words} is integrated"
@@ -319,9 +262,9 @@ class NvmlBackend:
         """Describe a GPU whose quantity is chosen."""
         nvml, handle, board = self._nvml, gpu.handle, gpu.board
         architecture: int | None = _answer(lambda: int(nvml.nvmlDeviceGetArchitecture(handle)))
-        timing = _timing(architecture, board.model_name, driver_version)
-        counter = gpu.quantity is _ENERGY
-        instant = gpu.quantity is _POWER_INSTANT
+        timing = timing_of(architecture, board.model_name, driver_version)
+        counter = gpu.quantity.counter
+        instant = gpu.quantity is POWER_INSTANT
         window_seconds = timing.instant_window_seconds if instant else timing.usage_window_seconds
         limit_milliwatts = _answer(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) or _answer(
             lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle)
@@ -338,6 +281,7 @@ class NvmlBackend:
             update_period_seconds=timing.update_seconds,
             joules_per_count=JOULES_PER_MILLIJOULE if counter else None,
             watts_per_count=None if counter else WATTS_PER_MILLIWATT,
+            power_watts_per_count=WATTS_PER_MILLIWATT if gpu.quantity is ENERGY_AND_POWER else None,
             averaging_window_seconds=0.0 if counter else window_seconds,
             uuid=board.uuid,
             model_name=board.model_name,
@@ -353,8 +297,9 @@ class NvmlBackend:
                 self._join_session()
                 gpu.handle = self._nvml.nvmlDeviceGetHandleByUUID(gpu.board.uuid)
                 begin_ns = self._now_ns()
-            count = gpu.quantity.read(self._nvml, gpu.handle)
-            return Reading(index, count, begin_ns, self._now_ns())
+            shown = gpu.quantity.read(self._nvml, gpu.handle)
+            end_ns = self._now_ns()
+            return Reading(index, shown.value, begin_ns, end_ns, shown.power_milliwatts, shown.driver_time_ns)
         # Not only NVML's own errors: nothing about one GPU may take the others with it.
         except Exception as error:
             gpu.handle = None

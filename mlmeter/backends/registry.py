@@ -36,10 +36,11 @@ BUILTINS = (
 
 
 class Opened(NamedTuple):
-    """One opened backend with its domains."""
+    """One opened backend with its domains, and its name if it was opened by that."""
 
     backend: Backend
     domains: tuple[Domain, ...]
+    registry_name: str | None = None
 
 
 class Probe(NamedTuple):
@@ -100,13 +101,13 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
                 notes.append(f"{name}: not used, because something else meters {'/'.join(builtin.kinds)}")
             continue
         try:
-            backend = _load(item) if isinstance(item, str) else item
+            backend = load_backend(item) if isinstance(item, str) else item
             domains = tuple(backend.open())
         except Exception as error:  # a foreign backend may raise anything; the others go on
             unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
             continue
         domains = _distinct(domains, [domain for other in opened for domain in other.domains], notes)
-        opened.append(Opened(backend, domains))
+        opened.append(Opened(backend, domains, item if isinstance(item, str) else None))
         measured = (domain for domain in domains if domain.provenance is not Provenance.ESTIMATED)
         metered.update(domain.kind for domain in measured if domain.counted)
         unavailable.extend(getattr(backend, "unreadable", ()))
@@ -153,7 +154,12 @@ def _entry_points() -> tuple[str, ...]:
     return tuple(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
 
 
-def _load(name: str) -> Backend:
+def load_backend(name: str) -> Backend:
+    """Return a new backend of one of `backend_names`, not opened.
+
+    Raises:
+        Exception: whatever the import of a foreign backend raises; ValueError if there is none.
+    """
     for builtin in BUILTINS:
         if builtin.name == name:
             module, _, attribute = builtin.target.partition(":")

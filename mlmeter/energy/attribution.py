@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
 from mlmeter.energy.split import METHOD, Split, split_of
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import (
@@ -102,7 +103,8 @@ class Attribution:
             as the curve alone tells; row 0 is the session.
         phases: per phase, shape (phases,).
         total: the session, shape (1,).
-        split: the fit that they come from; None where the curve was interpolated.
+        split: the fit that they come from, or what judges integrated power; None where the
+            curve of a counter was interpolated.
     """
 
     timeline: Timeline
@@ -110,7 +112,7 @@ class Attribution:
     enclosed: Energies
     phases: Energies
     total: Energies
-    split: Split | None = None
+    split: Split | GaugeIntervals | None = None
 
     @cached_property
     def exclusive(self) -> Energies:
@@ -192,10 +194,11 @@ def attribute(
             timeline.known,
         )
 
-    by_phase = energies(phases)
-    if split is not None:
-        by_phase = split.by_phase(by_phase, phase_of_window)
-    return Attribution(timeline, energies(exclusive), energies(inclusive), by_phase, energies(total), split)
+    told = split or gauge_intervals_of(timeline, windows, ownership)
+    by_phase, whole = energies(phases), energies(total)
+    if told is not None:
+        by_phase, whole = told.by_phase(by_phase, phase_of_window), told.whole(whole)
+    return Attribution(timeline, energies(exclusive), energies(inclusive), by_phase, whole, told)
 
 
 def _piece_table(timeline: Timeline, ownership: Ownership, steps: Joules) -> NDArray[np.float64]:

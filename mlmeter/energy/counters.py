@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from mlmeter.energy.cross_check import BothEnergies, CrossCheck
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.units import NANOSECONDS_PER_SECOND, SECONDS_PER_NANOSECOND
 
@@ -26,6 +27,8 @@ STUCK_PERIODS = 10
 STUCK_SECONDS = 1.0
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
+# In the column of the driver's time stamps: the reading had none.
+NO_DRIVER_TIME = -1
 
 
 class Remark(NamedTuple):
@@ -41,6 +44,9 @@ class Rows(NamedTuple):
 
     For a counter: `after_ns`, `before_ns` and cumulative counts since the first reading.
     For a gauge: begin and end of each read and the raw value.
+    `driver_ns` is the driver's own time of each value, nanoseconds since 1970, or
+    `NO_DRIVER_TIME`; None if no reading had one. `cross_check` is what a counter and the power
+    read with it give for the same time; None without power.
     """
 
     after_ns: array[int]
@@ -51,6 +57,27 @@ class Rows(NamedTuple):
     readings: int
     resets: int
     largest_mean_watts: float
+    driver_ns: array[int] | None = None
+    cross_check: BothEnergies | None = None
+
+
+class DriverTimes:
+    """The driver's time stamps of rows; no memory is used where there are none."""
+
+    def __init__(self) -> None:
+        self._times: array[int] | None = None
+
+    def note(self, reading: Reading, rows: int) -> None:
+        """Take the time of the reading that has just made row number `rows`, from 1."""
+        if self._times is None:
+            if reading.driver_time_ns is None:
+                return
+            self._times = array("q", [NO_DRIVER_TIME]) * (rows - 1)
+        self._times.append(NO_DRIVER_TIME if reading.driver_time_ns is None else reading.driver_time_ns)
+
+    def snapshot(self) -> array[int] | None:
+        """Return a copy of the times, one for each row; None if no row has one."""
+        return None if self._times is None else self._times[:]
 
 
 class CounterRows:
@@ -70,6 +97,8 @@ class CounterRows:
         self._after = array("q")
         self._before = array("q")
         self._totals = array("q")
+        self._driver = DriverTimes()
+        self._check = CrossCheck(domain)
         self._gaps: list[tuple[int, int]] = []
         self._last: Reading | None = None
         self._failing_since_ns: int | None = None
@@ -87,6 +116,7 @@ class CounterRows:
         if last is not None and (reading.end_ns <= last.end_ns or reading.begin_ns < last.end_ns):
             return
         self.readings += 1
+        rows = len(self._totals)
         self._end_of_failures(reading)
         if last is None:
             self._append(reading.begin_ns - self._longest_period_ns, reading.end_ns, 0)
@@ -95,6 +125,9 @@ class CounterRows:
         else:
             self._changed(last, reading)
         self._last = reading
+        self._check.add(reading)
+        if len(self._totals) > rows:
+            self._driver.note(reading, len(self._totals))
 
     def fail(self, failure: Failure) -> None:
         """Note that the domain could not be read; the next reading covers the time in between."""
@@ -126,7 +159,14 @@ class CounterRows:
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_mean_watts,
+            driver_ns=self._driver.snapshot(),
+            cross_check=self.cross_check,
         )
+
+    @property
+    def cross_check(self) -> BothEnergies | None:
+        """What the counter and the power read with it have given so far."""
+        return self._check.both
 
     def _changed(self, last: Reading, reading: Reading) -> None:
         """Book a step: plain, wrapped, or a reset after which the count starts anew."""

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 from array import array
 
-from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.counters import DriverTimes, Remark, Rows
+from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
-
-GAP_PERIODS = 3
-GAP_SECONDS = 1.0
 
 
 class GaugeRows:
-    """Collects the readings of one power-only domain."""
+    """Collects the readings of one power-only domain.
 
-    def __init__(self, domain: Domain) -> None:
+    Args:
+        domain: the gauge.
+        remedy: what to do about a sampler that was kept from reading; told with the gap.
+    """
+
+    def __init__(self, domain: Domain, remedy: str = "") -> None:
         if domain.watts_per_count is None:
             raise ValueError(f"{domain.name} is a counter, not a gauge")
         self._domain = domain
         self._watts_per_count = domain.watts_per_count
-        self._gap_ns = round(max(GAP_PERIODS * domain.update_period_seconds, GAP_SECONDS) * 1e9)
+        self._remedy = remedy
+        self._gap_ns = round(longest_step_seconds(domain) * 1e9)
         self._begin = array("q")
         self._end = array("q")
         self._counts = array("q")
+        self._driver = DriverTimes()
         self._gaps: list[tuple[int, int]] = []
         self._failing_since_ns: int | None = None
         self._largest_watts = 0.0
@@ -38,12 +43,16 @@ class GaugeRows:
         if self._end and reading.end_ns <= self._end[-1]:
             return
         self.readings += 1
-        self._failing_since_ns = None
+        failing_since_ns, self._failing_since_ns = self._failing_since_ns, None
         if self._end and reading.begin_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(reading.begin_ns)
+            self._book_gap(self._end[-1], reading.begin_ns, "" if failing_since_ns else self._remedy)
+        elif not self._end and failing_since_ns and reading.begin_ns - failing_since_ns > self._gap_ns:
+            # Nothing is known of the time before the first reading.
+            self._book_gap(failing_since_ns, reading.begin_ns)
         self._begin.append(reading.begin_ns)
         self._end.append(reading.end_ns)
         self._counts.append(reading.value)
+        self._driver.note(reading, len(self._counts))
         self._largest_watts = max(self._largest_watts, reading.value * self._watts_per_count)
 
     def fail(self, failure: Failure) -> None:
@@ -56,11 +65,15 @@ class GaugeRows:
     def close(self, end_ns: int) -> None:
         """Book a gap up to `end_ns` if power has not been read for long."""
         if self._end and end_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(end_ns)
+            self._book_gap(self._end[-1], end_ns)
 
     def refreshed_since(self, time_ns: int) -> bool:
         """Return whether power has been read since `time_ns`; True if it fails."""
         return self._failing_since_ns is not None or not self._end or self._begin[-1] >= time_ns
+
+    @property
+    def cross_check(self) -> None:
+        """Nothing: there is no counter to compare the power with."""
 
     def snapshot(self) -> Rows:
         """Return a copy of the rows so far."""
@@ -73,10 +86,10 @@ class GaugeRows:
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_watts,
+            driver_ns=self._driver.snapshot(),
         )
 
-    def _book_gap(self, end_ns: int) -> None:
-        start_ns = self._end[-1]
+    def _book_gap(self, start_ns: int, end_ns: int, remedy: str = "") -> None:
         self._gaps.append((start_ns, end_ns))
         text = f"{self._domain.name}: power was not read for {(end_ns - start_ns) / 1e9:.1f} s"
-        self.remarks.append(Remark(end_ns, "gap", text))
+        self.remarks.append(Remark(end_ns, "gap", f"{text}; {remedy}" if remedy else text))

@@ -74,7 +74,6 @@ class Split:
         edge_joules: standard uncertainty of each segment's energy because its power at the
             edges is not its mean, shape (segments,).
         windows, ownership: what the segments were made from.
-        period_seconds: of the counter.
     """
 
     timeline: CounterTimeline
@@ -117,6 +116,10 @@ class Split:
         """Sharpen the energies of phases."""
         pieces = np.arange(len(self.ownership.owner))
         return self._sharpened(energies, phase_of_window[self.ownership.owner], pieces, len(energies.joules))
+
+    def whole(self, energies: Energies) -> Energies:
+        """Return the energy of the session: the counter itself tells it."""
+        return energies
 
     def pooled(self, energies: Energies, rows: Indices, group: Indices) -> Energies:
         """Sharpen the energies of groups of windows, none inside another one of its group."""

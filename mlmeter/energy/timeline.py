@@ -6,13 +6,14 @@ between two refreshes, as long as the power stays within [0, `max_power_watts`].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, Rows
+from mlmeter.energy.gaps import Gaps
+from mlmeter.energy.gauge_timeline import GaugeTimeline
 from mlmeter.energy.knots import fast_curve
 from mlmeter.measurement import Domain
 from mlmeter.units import SECONDS_PER_NANOSECOND
@@ -49,41 +50,6 @@ class Timeline(Protocol):
 
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gaps:
-    """Cumulative length of the spans in which energy may be missing."""
-
-    times: Seconds
-    lengths: Seconds
-
-    @property
-    def starts(self) -> Seconds:
-        """Beginning of each gap."""
-        return self.times[: len(self.times) // 2 * 2 : 2]
-
-    @property
-    def ends(self) -> Seconds:
-        """End of each gap."""
-        return self.times[1::2]
-
-    @classmethod
-    def of(cls, spans: list[tuple[float, float]]) -> Gaps:
-        """Build from disjoint spans in seconds."""
-        spans = sorted(spans)
-        times = np.array([edge for span in spans for edge in span] or [0.0])
-        lengths = np.concatenate(([0.0], np.cumsum([end - start for start, end in spans])))
-        return cls(times=times, lengths=np.repeat(lengths, 2)[1:-1] if spans else np.zeros(1))
-
-    def metered(self, times: Seconds) -> Seconds:
-        """Return the metered time up to each instant: a clock that stands still in gaps."""
-        return np.asarray(times - np.interp(times, self.times, self.lengths), dtype=np.float64)
-
-    def between(self, starts: Seconds, ends: Seconds) -> Seconds:
-        """Return the seconds of gap in each span."""
-        upto = np.interp(ends, self.times, self.lengths) - np.interp(starts, self.times, self.lengths)
-        return np.asarray(upto, dtype=np.float64)
 
 
 class CounterTimeline:
@@ -282,62 +248,6 @@ class CounterTimeline:
         return np.asarray(np.minimum(from_last, from_next), dtype=np.float64)
 
 
-class GaugeTimeline:
-    """The curve of a power gauge: trapezoids over its readings.
-
-    Its interval takes the power between two readings to lie between their values; a load in
-    step with the gauge can exceed it, which is why such energies are `derived`.
-    """
-
-    method = "integrated_power"
-
-    def __init__(
-        self, times: Seconds, watts: Joules, *, averaging_window_seconds: float, gaps: Gaps | None = None
-    ) -> None:
-        self.times = times - averaging_window_seconds / 2
-        self.watts = watts
-        self.gaps = gaps or Gaps.of([])
-        steps = np.diff(self.times)
-        # A gap is not a ramp: it contributes nothing and is told as lost coverage.
-        metered = np.where(self.gaps.between(self.times[:-1], self.times[1:]) > steps / 2, 0.0, steps)
-        pairs = np.stack([watts[:-1], watts[1:]]) if len(watts) > 1 else np.zeros((2, 0))
-        self._value, self._low, self._high = (
-            np.concatenate(([0.0], np.cumsum(power * metered)))
-            for power in (pairs.mean(axis=0), pairs.min(axis=0), pairs.max(axis=0))
-        )
-
-    @property
-    def known(self) -> bool:
-        """Whether power was read at least twice."""
-        return len(self.watts) > 1
-
-    def energy_at(self, times: Seconds) -> Joules:
-        """Return cumulative joules at `times`; the end values are held beyond the readings."""
-        return self._curve(self._value, times)
-
-    def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
-        """Return the least and the greatest energy of each span."""
-        low = self._curve(self._low, ends) - self._curve(self._low, starts)
-        high = self._curve(self._high, ends) - self._curve(self._high, starts)
-        highest = float(self.watts.max(initial=0.0))
-        return np.maximum(low, 0.0), high + highest * self.gaps.between(starts, ends)
-
-    def share_bounds(self, edges: Seconds, weights: Seconds) -> tuple[float, float]:
-        """Return the least and the greatest energy of a part of the session's time."""
-        low, high = self.bounds(edges[:-1], edges[1:])
-        return float((low * weights).sum()), float((high * weights).sum())
-
-    def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
-        """Return the metered time in each span."""
-        return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
-
-    def _curve(self, values: Joules, times: Seconds) -> Joules:
-        inside = np.interp(times, self.times, values)
-        early = np.minimum(times - self.times[0], 0.0) * self.watts[0]
-        late = np.maximum(times - self.times[-1], 0.0) * self.watts[-1]
-        return np.asarray(inside + early + late, dtype=np.float64)
-
-
 def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | None = None) -> Timeline | None:
     """Build the curve of one domain from its rows; None if it was never read.
 
@@ -357,7 +267,9 @@ def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | Non
         return GaugeTimeline(
             (after + before) / 2,
             counts * domain.watts_per_count,
+            update_period_seconds=domain.update_period_seconds,
             averaging_window_seconds=domain.averaging_window_seconds,
+            max_power_watts=max_power_watts(domain, rows),
             gaps=gaps,
         )
     joules_per_count = domain.joules_per_count or 0.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlmeter.energy.counters import Rows
+from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.errors import RunFileError
 from mlmeter.frame import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "session.json"
 READINGS = "readings.npz"
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
+# Only where the driver gives one.
+DRIVER_COLUMN = "driver_ns"
 WINDOW_COLUMNS = {
     "ids": "q",
     "parent_ids": "q",
@@ -92,6 +95,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
                 "readings": rows.readings,
                 "resets": rows.resets,
                 "largest_mean_watts": rows.largest_mean_watts,
+                "cross_check": rows.cross_check,
             }
             for domain, rows in recording.domains
         ],
@@ -114,6 +118,8 @@ def _write_readings(recording: Recording, path: Path) -> None:
     for number, (_, rows) in enumerate(recording.domains):
         for name in ROW_COLUMNS:
             arrays[f"domain.{number}.{name}"] = getattr(rows, name)
+        if rows.driver_ns is not None:
+            arrays[f"domain.{number}.{DRIVER_COLUMN}"] = rows.driver_ns
     with replacing(path, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
 
@@ -142,6 +148,7 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
         after_ns, before_ns, counts = (
             array("q", arrays[f"domain.{number}.{name}"].tolist()) for name in ROW_COLUMNS
         )
+        driver_ns = arrays.get(f"domain.{number}.{DRIVER_COLUMN}")
         rows = Rows(
             after_ns,
             before_ns,
@@ -151,6 +158,8 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
             readings=item["readings"],
             resets=item["resets"],
             largest_mean_watts=item["largest_mean_watts"],
+            driver_ns=None if driver_ns is None else array("q", driver_ns.tolist()),
+            cross_check=BothEnergies(*item["cross_check"]) if item.get("cross_check") else None,
         )
         domains.append((Domain(**described), rows))
     return Recording(
@@ -179,6 +188,8 @@ def _checked(recording: Recording) -> Recording:
             raise ValueError("a window has a label or thread that is not there")
     for domain, rows in recording.domains:
         if len({len(getattr(rows, name)) for name in ROW_COLUMNS}) > 1:
+            raise ValueError(f"columns of {domain.name} differ in length")
+        if rows.driver_ns is not None and len(rows.driver_ns) != len(rows.counts):
             raise ValueError(f"columns of {domain.name} differ in length")
         if not domain.update_period_seconds > 0:
             raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")

@@ -32,6 +32,8 @@ FIELD_ENERGY = 83
 FIELD_POWER_AVERAGE = 185
 FIELD_POWER_INSTANT = 186
 FIELD_ENERGY_SCOPED = 191
+# How `FakeNvml.fail` names the energy counter of a driver that has field values.
+ENERGY_FIELD = f"field:{FIELD_ENERGY}"
 
 _SUCCESS = int(pynvml.NVML_SUCCESS)
 _NANOSECONDS_PER_SECOND = 1_000_000_000
@@ -67,6 +69,7 @@ class FakeGpu:
         update_period_seconds: the counter shows its value at the last multiple of this; 0
             shows it at once.
         fields: numbers of the field values that the driver knows.
+        field_latency_microseconds: how long the driver says that it took to get a field value.
         mig: slices; None if MIG mode is off.
     """
 
@@ -85,6 +88,7 @@ class FakeGpu:
     has_energy_counter: bool = True
     has_power: bool = True
     fields: frozenset[int] = frozenset({FIELD_ENERGY, FIELD_POWER_AVERAGE, FIELD_POWER_INSTANT})
+    field_latency_microseconds: int = 5
     mig: tuple[FakeMigSlice, ...] | None = None
     # A handle from before the last `FakeNvml.replace_handles` is dead.
     generation: int = 0
@@ -150,6 +154,7 @@ class FakeNvml:
     Args:
         gpus: boards in NVML's order.
         now_ns: clock that the counters follow; their time 0 is the making of the fake.
+        wall_ns: clock of the time stamps of field values, nanoseconds since 1970.
         driver_version: what nvidia-smi would show.
         load_error: raised when the bindings load the library; `OSError` is what a missing
             library raises.
@@ -168,6 +173,7 @@ class FakeNvml:
         gpus: Sequence[FakeGpu] = (),
         *,
         now_ns: Callable[[], int] = time.perf_counter_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
         driver_version: str = "570.86.15",
         load_error: Exception | None = None,
         init_error: int = pynvml.NVML_SUCCESS,
@@ -182,6 +188,7 @@ class FakeNvml:
         self.sessions = 0
         self.on_call: Callable[[str], None] | None = None
         self._now_ns = now_ns
+        self._wall_ns = wall_ns
         self._start_ns = now_ns()
         self._faults: list[_Fault] = []
         self._removed: set[str] = set()
@@ -419,8 +426,8 @@ class FakeNvml:
                 number = self._instant_power(board)
             elif value.fieldId == FIELD_POWER_AVERAGE:
                 number = self._average_power(board)
-        value.timestamp = time.time_ns() // 1_000
-        value.latencyUsec = 5
+        value.timestamp = self._wall_ns() // 1_000
+        value.latencyUsec = board.field_latency_microseconds
         fault = self._fault(f"field:{value.fieldId}", position)
         if fault is not None or number is None:
             value.nvmlReturn = pynvml.NVML_ERROR_NOT_SUPPORTED if fault is None else fault

@@ -19,6 +19,7 @@ from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from tests.backends.fake_nvml import (
     ENERGY_CALL,
+    ENERGY_FIELD,
     FIELD_ENERGY,
     FIELD_POWER_INSTANT,
     FIELDS_CALL,
@@ -119,6 +120,7 @@ def test_gpu_with_an_energy_counter_is_a_measured_domain(machine: Machine) -> No
         provenance=Provenance.MEASURED,
         update_period_seconds=0.1,
         joules_per_count=1e-3,
+        power_watts_per_count=1e-3,
         modulus=None,
         cheap_read=False,
         uuid=gpu_uuid(0),
@@ -128,12 +130,15 @@ def test_gpu_with_an_energy_counter_is_a_measured_domain(machine: Machine) -> No
 
 
 def test_reading_is_the_raw_counter(machine: Machine, clock: ManualClock) -> None:
-    """`read` gives NVML's millijoules untouched: 300 W for 2 s more are 600,000 counts more."""
-    machine(FakeGpu(power_watts=300.0, energy_start_joules=1_000.0))
+    """`read` gives NVML's millijoules untouched: 300 W for 2 s more are 600,000 counts more.
+
+    Beside them stand the milliwatts and the driver's time stamp, which comes in microseconds.
+    """
+    machine(FakeGpu(power_watts=300.0, energy_start_joules=1_000.0), wall_ns=lambda: 1_234_567)
     backend, _ = opened(NvmlBackend(now_ns=clock))
-    assert backend.read() == [Reading(0, 1_000_000, clock(), clock())]
+    assert backend.read() == [Reading(0, 1_000_000, clock(), clock(), 300_000, 1_234_000)]
     clock.advance(2.0)
-    assert backend.read() == [Reading(0, 1_600_000, clock(), clock())]
+    assert backend.read() == [Reading(0, 1_600_000, clock(), clock(), 300_000, 1_234_000)]
 
 
 def test_counter_of_more_than_32_bits_is_read_whole(machine: Machine) -> None:
@@ -171,13 +176,40 @@ def test_reading_carries_the_times_around_a_slow_call(machine: Machine, clock: M
     assert (result.begin_ns, result.end_ns) == (start_ns, start_ns + 50_000_000)
 
 
-def test_read_makes_one_energy_call_for_each_gpu_and_no_other(machine: Machine) -> None:
-    """Any other NVML call may hold the driver's lock for milliseconds."""
+def test_read_makes_one_call_for_each_gpu_and_no_other(machine: Machine) -> None:
+    """Energy and power come in one; any other NVML call may hold the driver's lock for milliseconds."""
     nvml = machine(FakeGpu(), FakeGpu())
     backend, _ = opened(NvmlBackend())
     nvml.calls.clear()
     backend.read()
-    assert nvml.calls == {ENERGY_CALL: 2}
+    assert nvml.calls == {FIELDS_CALL: 2}
+
+
+@pytest.mark.parametrize("field", [FIELD_ENERGY, FIELD_POWER_INSTANT])
+def test_counter_without_one_of_the_fields_is_read_by_its_own_call(machine: Machine, field: int) -> None:
+    """An old driver has the counter all the same: measured, without power and time stamp, no note."""
+    machine(FakeGpu(counter_millijoules=7, fields=frozenset({FIELD_ENERGY, FIELD_POWER_INSTANT} - {field})))
+    backend, (domain,) = opened(NvmlBackend())
+    assert (domain.provenance, domain.power_watts_per_count) == (Provenance.MEASURED, None)
+    result = reading(backend.read()[0])
+    assert (result.value, result.power_counts, result.driver_time_ns) == (7, None, None)
+    assert backend.notes == []
+
+
+def test_power_that_fails_does_not_take_the_counter_with_it(machine: Machine) -> None:
+    """Each field has its own return code: the energy is there, the power is absent, not 0."""
+    nvml = machine(FakeGpu(counter_millijoules=7))
+    backend, _ = opened(NvmlBackend())
+    nvml.fail(f"field:{FIELD_POWER_INSTANT}", pynvml.NVML_ERROR_UNKNOWN)
+    result = reading(backend.read()[0])
+    assert (result.value, result.power_counts) == (7, None)
+
+
+def test_driver_without_time_stamps_gives_none(machine: Machine) -> None:
+    """A stamp of 0 is no time."""
+    machine(FakeGpu(), wall_ns=lambda: 0)
+    backend, _ = opened(NvmlBackend())
+    assert reading(backend.read()[0]).driver_time_ns is None
 
 
 def test_gpus_are_read_in_the_order_of_the_domains(machine: Machine) -> None:
@@ -435,7 +467,7 @@ def test_hidden_gpus_are_not_touched(machine: Machine) -> None:
     backend, _ = opened(NvmlBackend(visible_devices="1"))
     nvml.calls.clear()
     backend.read()
-    assert nvml.calls == {ENERGY_CALL: 1}
+    assert nvml.calls == {FIELDS_CALL: 1}
 
 
 def test_variable_is_read_by_open(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -538,7 +570,7 @@ def test_failed_read_gives_a_failure_in_nvml_words(
     """Only GPU_IS_LOST means that the device is gone; anything else may pass."""
     nvml = machine(FakeGpu())
     backend, _ = opened(NvmlBackend(now_ns=clock))
-    nvml.fail(ENERGY_CALL, code)
+    nvml.fail(FIELDS_CALL, code)
     reason = f"gpu-0 (NVIDIA H100 80GB HBM3, {gpu_uuid(0)}): energy counter: {words}"
     assert backend.read() == [Failure(0, reason, lost, clock())]
 
@@ -547,7 +579,7 @@ def test_one_failed_gpu_does_not_disturb_the_others(machine: Machine) -> None:
     """The reading of the healthy GPU is there, with its own index."""
     nvml = machine(FakeGpu(), FakeGpu(counter_millijoules=42))
     backend, _ = opened(NvmlBackend())
-    nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_GPU_IS_LOST, gpu=0)
+    nvml.fail(ENERGY_FIELD, pynvml.NVML_ERROR_GPU_IS_LOST, gpu=0)
     lost, healthy = backend.read()
     assert (failure(lost).position, reading(healthy)[:2]) == (0, (1, 42))
 
@@ -565,7 +597,7 @@ def test_gpu_that_recovers_is_read_again(machine: Machine) -> None:
     """After a passing error the counter goes on; the failures between are told one by one."""
     nvml = machine(FakeGpu(counter_millijoules=9))
     backend, _ = opened(NvmlBackend())
-    nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_TIMEOUT, after=1, times=2)
+    nvml.fail(ENERGY_FIELD, pynvml.NVML_ERROR_TIMEOUT, after=1, times=2)
     results = [backend.read()[0] for _ in range(4)]
     assert [type(result) for result in results] == [Reading, Failure, Failure, Reading]
     assert reading(results[3]).value == 9
@@ -579,7 +611,7 @@ def test_new_handle_is_fetched_after_a_failure(machine: Machine) -> None:
     assert failure(backend.read()[0]).lost
     nvml.calls.clear()
     assert reading(backend.read()[0]).value == 9
-    assert nvml.calls == {"nvmlDeviceGetHandleByUUID": 1, ENERGY_CALL: 1}
+    assert nvml.calls == {"nvmlDeviceGetHandleByUUID": 1, FIELDS_CALL: 1}
 
 
 def test_time_of_fetching_a_handle_is_not_part_of_the_reading(machine: Machine, clock: ManualClock) -> None:
@@ -616,7 +648,7 @@ def test_exception_that_is_not_nvml_s_gives_a_failure(machine: Machine, mocker: 
     """Whatever the bindings raise for one GPU, `read` does not."""
     machine(FakeGpu())
     backend, _ = opened(NvmlBackend())
-    mocker.patch.object(pynvml, ENERGY_CALL, side_effect=OSError("access violation"))
+    mocker.patch.object(pynvml, FIELDS_CALL, side_effect=OSError("access violation"))
     result = failure(backend.read()[0])
     assert (result.lost, "OSError: access violation" in result.reason) == (False, True)
 
@@ -674,7 +706,7 @@ def test_child_gets_a_session_and_handles_of_its_own(machine: Machine, mocker: M
     mocker.patch("os.getpid", return_value=os.getpid() + 1)
     nvml.calls.clear()
     backend.read()
-    assert nvml.calls == {"nvmlInitWithFlags": 1, "nvmlDeviceGetHandleByUUID": 1, ENERGY_CALL: 1}
+    assert nvml.calls == {"nvmlInitWithFlags": 1, "nvmlDeviceGetHandleByUUID": 1, FIELDS_CALL: 1}
     backend.read()
     assert nvml.calls["nvmlInitWithFlags"] == 1
 

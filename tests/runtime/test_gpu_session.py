@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pynvml
 import pytest
 
+import mlmeter
 from mlmeter.backends.nvml import NvmlBackend
 from mlmeter.errors import NothingMeteredWarning
 from mlmeter.meter import EnergyMeter
+from mlmeter.sources import Source
 from mlmeter.testing import FakeClock, advance, fake_meter
-from tests.backends.fake_nvml import ENERGY_CALL, FIELDS_CALL, POWER_CALL, FakeGpu, FakeNvml, gpu_uuid
+from tests.backends.fake_nvml import ENERGY_FIELD, FIELDS_CALL, FakeGpu, FakeNvml, gpu_uuid
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_gpu_lost_in_mid_run_keeps_what_was_read(clock: FakeClock) -> None:
         meter = gpu_meter(clock)
         with meter:
             advance(meter, 4, 0.1)
-            nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_GPU_IS_LOST, gpu=0)
+            nvml.fail(ENERGY_FIELD, pynvml.NVML_ERROR_GPU_IS_LOST, gpu=0)
             advance(meter, 4, 0.1)
     domains = meter.session.domains().set_index("domain")
     assert domains.loc["gpu-0", "energy_joules"] == pytest.approx(400, rel=0.03)
@@ -81,7 +85,7 @@ def test_gpu_that_comes_back_is_complete(clock: FakeClock) -> None:
         meter = gpu_meter(clock)
         with meter:
             advance(meter, 2, 0.1)
-            nvml.fail(ENERGY_CALL, pynvml.NVML_ERROR_UNKNOWN)
+            nvml.fail(ENERGY_FIELD, pynvml.NVML_ERROR_UNKNOWN)
             advance(meter, 3, 0.1)
             nvml.clear_faults()
             advance(meter, 2, 0.1)
@@ -151,14 +155,13 @@ def test_no_usable_nvml_is_explained(clock: FakeClock, fake: FakeNvml, words: st
 
 
 def test_read_costs_one_call_per_gpu(clock: FakeClock) -> None:
-    """The sampler asks for energy and for nothing else."""
+    """The sampler asks for energy and power at once, and for nothing else."""
     with FakeNvml([FakeGpu(), FakeGpu()], now_ns=clock.now_ns) as nvml:
         meter = gpu_meter(clock)
         with meter:
             nvml.calls.clear()
             advance(meter, 1, 0.1)
-            assert dict(nvml.calls) == {ENERGY_CALL: 20}
-            assert not {POWER_CALL, FIELDS_CALL} & set(nvml.calls)
+            assert dict(nvml.calls) == {FIELDS_CALL: 20}
 
 
 def test_short_window_on_a_slow_counter_is_an_interval(clock: FakeClock) -> None:
@@ -176,3 +179,64 @@ def test_short_window_on_a_slow_counter_is_an_interval(clock: FakeClock) -> None
     assert energy.low_joules is not None
     assert energy.high_joules is not None
     assert energy.low_joules <= 3.0 <= energy.high_joules
+
+
+def test_power_is_read_often_enough_whatever_the_period(clock: FakeClock) -> None:
+    """A gauge that was read every 5 s would be one long gap: the sampler shortens its period."""
+    with FakeNvml([FakeGpu(has_energy_counter=False)], now_ns=clock.now_ns):
+        backend = NvmlBackend(now_ns=clock.now_ns)
+        assert Source.of(backend, backend.open()).longest_safe_period_seconds() == 0.5
+
+
+def cross_check_events(meter: EnergyMeter) -> list[str]:
+    events = meter.session.events()
+    return list(events.loc[events["kind"] == "cross-check", "message"])
+
+
+def test_counter_that_disagrees_with_power_is_told_once(clock: FakeClock) -> None:
+    """A counter of half the power: one event at the end, both figures in the frame and after loading."""
+    gpus = [FakeGpu(power_watts=100.0, energy_joules=lambda seconds: 50.0 * seconds), FakeGpu()]
+    with FakeNvml(gpus, now_ns=clock.now_ns):
+        meter = gpu_meter(clock)
+        with meter:
+            advance(meter, 20, 0.1)
+            assert cross_check_events(meter) == []
+    (message,) = cross_check_events(meter)
+    assert message.startswith("gpu-0: its energy counter shows 1000 J")
+    assert "2000 J" in message
+    domains = meter.session.domains().set_index("domain")
+    for number, counter, power in ((0, 1000, 2000), (1, 6000, 6000)):
+        row = domains.loc[f"gpu-{number}"]
+        assert row["cross_check_counter_joules"] == pytest.approx(counter, rel=0.01)
+        assert row["cross_check_power_joules"] == pytest.approx(power, rel=0.01)
+
+
+def test_each_session_is_checked_for_itself(clock: FakeClock, tmp_path: Path) -> None:
+    """Two meters share a source: the second sees its own 10 s only, and so does its run directory."""
+    with FakeNvml([FakeGpu(power_watts=100.0)], now_ns=clock.now_ns):
+        backend = NvmlBackend(now_ns=clock.now_ns)
+        first = fake_meter(backend, clock=clock)
+        second = EnergyMeter(backends=[backend], sampler=first._sampler)
+        with first:
+            advance(first, 20, 0.1)
+            with second:
+                advance(second, 10, 0.1)
+    assert first.session.domains()["cross_check_power_joules"][0] == pytest.approx(3000, rel=0.01)
+    loaded = mlmeter.load(second.session.save(tmp_path))
+    assert loaded.domains()["cross_check_power_joules"][0] == pytest.approx(1000, rel=0.01)
+    ((_, rows),) = loaded.recording.domains
+    ((_, saved),) = second.session.recording.domains
+    assert rows == saved
+    assert rows.driver_ns is not None
+    assert len(rows.driver_ns) == len(rows.counts)
+
+
+def test_session_without_power_has_no_cross_check(clock: FakeClock) -> None:
+    """An absent comparison is an empty cell, not 0 J."""
+    with FakeNvml([FakeGpu(fields=frozenset())], now_ns=clock.now_ns):
+        meter = gpu_meter(clock)
+        with meter:
+            advance(meter, 20, 0.1)
+    domains = meter.session.domains()
+    assert domains[["cross_check_counter_joules", "cross_check_power_joules"]].isna().all(axis=None)
+    assert cross_check_events(meter) == []
