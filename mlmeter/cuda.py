@@ -80,7 +80,7 @@ class TorchCuda:
 
     def device_of(self, stream: Any) -> int:
         """Return the number of a stream's device."""
-        return int(stream.device_index)
+        return int(stream.device.index)
 
     def identity_of(self, stream: Any) -> int:
         """Return the address of a stream."""

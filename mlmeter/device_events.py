@@ -3,11 +3,6 @@
 GPU work is asynchronous: a window of the host ends when its work has been launched, not when it
 is done. An event is put behind the work that was launched before each edge of a window, without
 waiting. The sampler's thread asks later whether the device has reached it, and when.
-
-A device has a clock of its own, known only as milliseconds between two of its events, in single
-precision. So about once a second a reference is taken: an event on an idle stream, with the
-host's time before and after. An event is timed from the reference before it; references tie the
-device's clock to the host's (`mlmeter.energy.device_spans`).
 """
 
 from __future__ import annotations
@@ -20,63 +15,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mlmeter.cuda import Cuda, beside_captures, device_uuid, initialised_cuda
+from mlmeter.device_clock import REFERENCE_TRIES, DeviceClock, Reference
 from mlmeter.device_times import NOT_MARKED, NOT_REACHED, REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 
 # Events of one device in use or kept for use: windows that the device has yet to reach need two each.
 MOST_EVENTS = 10_000
 # Spans that the program's own thread reads when all of them are in use.
 RELIEF_SPANS = 64
-REFERENCE_SECONDS = 1.0
-# Single precision tells microseconds for so long. An idle device is left alone until work is
-# launched on it again: to ask it would wake it.
-REFERENCE_LONGEST_NS = 10_000_000_000
-REFERENCE_TRIES = 3
-# An idle stream answers in microseconds; one that does not is not idle.
-REFERENCE_PATIENCE_NS = 2_000_000
-REFERENCE_MOST_QUERIES = 2_000
-# References that the host was kept from seeing in time are worse than the drift that they tell.
-REFERENCE_WIDEST_RATIO = 4
-REFERENCE_OLDEST_NS = 30_000_000_000
-NANOSECONDS_PER_MILLISECOND = 1_000_000
-
-
-class FunctionEdges:
-    """The user's function, called at every edge."""
-
-    waits = False
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._function = function
-
-    def mark(self) -> Any:
-        """Call the function, whatever it raises; True for the window: it has been waited for."""
-        self._function()
-        return True
-
-    def submit(self, window_id: int, piece: int, start: Any, end: Any) -> None:
-        """Do nothing: no marks are made."""
-
-
-class WaitingEdges:
-    """The current CUDA device, and results of JAX, waited for at every edge."""
-
-    waits = True
-
-    def __init__(self) -> None:
-        self._cuda: Cuda | None = None
-
-    def mark(self) -> Any:
-        """Wait for the device; None where there is nothing to wait for or waiting would break a capture."""
-        cuda = self._cuda
-        if cuda is None:
-            cuda = self._cuda = initialised_cuda()
-        if cuda is None or cuda.capturing(cuda.current_stream()):
-            return None
-        cuda.synchronise()
-        return True
-
-    def submit(self, window_id: int, piece: int, start: Any, end: Any) -> None:
-        """Do nothing: no marks are made."""
 
 
 class Mark:
@@ -89,33 +34,9 @@ class Mark:
 
     __slots__ = ("clock", "device_ns", "event", "reference", "stream")
 
-    def __init__(self, clock: _DeviceClock, reference: _Reference, event: Any, stream: int) -> None:
+    def __init__(self, clock: DeviceClock, reference: Reference, event: Any, stream: int) -> None:
         self.clock, self.reference, self.event, self.stream = clock, reference, event, stream
         self.device_ns = NOT_REACHED
-
-
-class _Reference(NamedTuple):
-    """An instant of which the times by the device's and by the host's clock are known."""
-
-    event: Any
-    device_ns: int
-    host_ns: int
-
-
-class _DeviceClock:
-    """One device: its references and its events."""
-
-    def __init__(self, number: int, uuid: str | None) -> None:
-        self.number = number
-        self.uuid = uuid
-        self.reference: _Reference | None = None
-        self.half_width_ns = 0
-        self.tried_ns = 0
-        # Whether events were recorded since the last try for a reference.
-        self.used = False
-        self.stream: Any = None
-        self.free: list[Any] = []
-        self.events = 0
 
 
 class _Span(NamedTuple):
@@ -155,12 +76,11 @@ class DeviceEvents:
         self._remark = remark
         self._cuda = cuda
         self._lock = threading.RLock()
-        self._clocks: dict[int, _DeviceClock] = {}
+        self._clocks: dict[int, DeviceClock] = {}
         self._queue: deque[_Span] = deque()
         # Events of one stream are reached in order: only the first need be asked for.
         self._waiting: dict[tuple[int, int], deque[_Span]] = {}
         self._spans = {name: array(typecode) for name, typecode in SPAN_COLUMNS.items()}
-        self._references = {name: array(typecode) for name, typecode in REFERENCE_COLUMNS.items()}
         # Host times up to which so many spans had been read, ascending.
         self._read_at_ns, self._read_spans = array("q"), array("q")
         self.failed = False
@@ -186,8 +106,8 @@ class DeviceEvents:
                 return None
             number = cuda.device_of(stream)
             clock = self._clocks.get(number) or self._new_clock(cuda, number)
-            if self._now_ns() - clock.tried_ns > REFERENCE_LONGEST_NS:
-                self._refer_again(cuda, clock)
+            if clock.is_stale():
+                self._refer(cuda, clock, tries=1)
             reference = clock.reference
             event = None if reference is None else self._free_event(cuda, clock)
             if reference is None or event is None:
@@ -207,22 +127,20 @@ class DeviceEvents:
         elif start is not None or end is not None:
             self._queue.append(_Span(window_id, piece, start, end))
 
-    def _new_clock(self, cuda: Cuda, number: int) -> _DeviceClock:
+    def _new_clock(self, cuda: Cuda, number: int) -> DeviceClock:
         """Take the first reference of a device, so that its first window is timed too."""
         with self._lock:
             clock = self._clocks.get(number)
             if clock is None:
-                clock = self._clocks[number] = _DeviceClock(number, device_uuid(number))
-                with cuda.on_device(number), beside_captures():
-                    self._refer(cuda, clock)
+                clock = self._clocks[number] = DeviceClock(cuda, number, device_uuid(number), self._now_ns)
+                self._refer(cuda, clock)
             return clock
 
-    def _refer_again(self, cuda: Cuda, clock: _DeviceClock) -> None:
-        """Take a reference where the last one is too old for events to be timed from it."""
+    def _refer(self, cuda: Cuda, clock: DeviceClock, tries: int = REFERENCE_TRIES) -> None:
         with self._lock, cuda.on_device(clock.number), beside_captures():
-            self._refer(cuda, clock, tries=1)
+            clock.refer(tries)
 
-    def _free_event(self, cuda: Cuda, clock: _DeviceClock) -> Any:
+    def _free_event(self, cuda: Cuda, clock: DeviceClock) -> Any:
         """Return an event to record; None if too many wait to be reached."""
         try:
             return clock.free.pop()
@@ -260,13 +178,12 @@ class DeviceEvents:
         with self._lock:
             self._sort_queue()
             try:
-                if cuda.capturing(cuda.current_stream()):
+                if self._in_capture(cuda):
                     return
                 self._read_all(cuda, MOST_EVENTS)
                 for clock in list(self._clocks.values()):
-                    if self._is_due(clock, final):
-                        with cuda.on_device(clock.number), beside_captures():
-                            self._refer(cuda, clock)
+                    if clock.is_due(final=final):
+                        self._refer(cuda, clock)
             except Exception as error:  # whatever a driver raises must not reach the metered program
                 self._fail(error)
 
@@ -287,7 +204,9 @@ class DeviceEvents:
             for waiting in self._waiting.values():
                 for span in waiting:
                     _append(spans, span)
-            references = {name: column[:] for name, column in self._references.items()}
+            references = {name: array(typecode) for name, typecode in REFERENCE_COLUMNS.items()}
+            for clock in self._clocks.values():
+                clock.append_references(references)
             return DeviceTimes(**spans, **references, uuids=self.uuids())
 
     def end_ns(self, mark: Mark | None) -> int | None:
@@ -309,6 +228,14 @@ class DeviceEvents:
         """Return how many pieces of windows the devices have not finished."""
         with self._lock:
             return len(self._queue) + sum(map(len, self._waiting.values()))
+
+    def _in_capture(self, cuda: Cuda) -> bool:
+        """Return whether this thread, if it is the program's, is capturing a graph."""
+        # Asked about a device that the program does not use, CUDA would make a context on it.
+        for number in self._clocks:
+            with cuda.on_device(number):
+                return cuda.capturing(cuda.current_stream())
+        return True
 
     def _sort_queue(self) -> None:
         """Give what has been handed over to its streams."""
@@ -350,7 +277,7 @@ class DeviceEvents:
         if cuda is None or self.failed:
             return
         try:
-            if cuda.capturing(cuda.current_stream()):
+            if self._in_capture(cuda):
                 return
             for (number, _), spans in self._waiting.items():
                 with cuda.on_device(number), beside_captures():
@@ -362,66 +289,10 @@ class DeviceEvents:
 
     def _time(self, cuda: Cuda, mark: Mark) -> None:
         """Compute when a device reached a mark; its event can then be recorded again."""
-        reference, event = mark.reference, mark.event
-        elapsed_ns = round(cuda.elapsed_ms(reference.event, event) * NANOSECONDS_PER_MILLISECOND)
-        mark.device_ns = reference.device_ns + max(0, elapsed_ns)
+        event = mark.event
+        mark.device_ns = mark.reference.device_ns + max(0, mark.reference.elapsed_ns(cuda, event))
         mark.event = None
         mark.clock.free.append(event)
-
-    # -- references --------------------------------------------------------------------------
-
-    def _is_due(self, clock: _DeviceClock, final: bool) -> bool:  # noqa: FBT001  # of `collect`
-        if clock.reference is None:
-            return True
-        age_ns = self._now_ns() - clock.tried_ns
-        return clock.used and (final or age_ns >= REFERENCE_SECONDS * 1e9)
-
-    def _refer(self, cuda: Cuda, clock: _DeviceClock, tries: int = REFERENCE_TRIES) -> None:
-        """Take a reference: the narrowest of a few tries, none if the device does not answer at once."""
-        clock.tried_ns, clock.used = self._now_ns(), False
-        best: tuple[int, int, Any] | None = None
-        for _ in range(tries):
-            if clock.stream is None:
-                clock.stream = cuda.own_stream(clock.number)
-            event = cuda.new_event()
-            before_ns = self._now_ns()
-            event.record(clock.stream)
-            if not self._answers(cuda, event, before_ns):
-                # The program may have been given the same stream: take another one next time.
-                clock.stream = None
-                break
-            width_ns = self._now_ns() - before_ns
-            if best is None or width_ns < best[0]:
-                best = width_ns, before_ns, event
-        if best is not None:
-            self._keep_reference(cuda, clock, best[1] + best[0] // 2, (best[0] + 1) // 2, best[2])
-
-    def _answers(self, cuda: Cuda, event: Any, since_ns: int) -> bool:
-        for _ in range(REFERENCE_MOST_QUERIES):
-            if cuda.done(event):
-                return True
-            if self._now_ns() - since_ns > REFERENCE_PATIENCE_NS:
-                break
-        return False
-
-    def _keep_reference(
-        self, cuda: Cuda, clock: _DeviceClock, host_ns: int, half_width_ns: int, event: Any
-    ) -> None:
-        last, device_ns = clock.reference, 0
-        if last is not None:
-            wide = half_width_ns > REFERENCE_WIDEST_RATIO * max(clock.half_width_ns, 1)
-            if wide and host_ns - last.host_ns < REFERENCE_OLDEST_NS:
-                return
-            elapsed_ms = cuda.elapsed_ms(last.event, event)
-            device_ns = last.device_ns + round(elapsed_ms * NANOSECONDS_PER_MILLISECOND)
-            if device_ns <= last.device_ns:
-                return
-        narrower = last is None or half_width_ns < clock.half_width_ns
-        clock.half_width_ns = half_width_ns if narrower else clock.half_width_ns
-        values = (clock.number, device_ns, host_ns, half_width_ns)
-        for column, value in zip(self._references.values(), values, strict=True):
-            column.append(value)
-        clock.reference = _Reference(event, device_ns, host_ns)
 
     def _fail(self, error: Exception) -> None:
         """Give up: what has been read stays, all else has host times."""

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
 from mlmeter.cuda import initialised_cuda
-from mlmeter.device_events import DeviceEvents, FunctionEdges, WaitingEdges
+from mlmeter.device_events import DeviceEvents
 from mlmeter.device_times import DeviceTimes, numbers_of_domains
+from mlmeter.device_waits import FunctionEdges, WaitingEdges
 from mlmeter.errors import (
     ArgumentError,
     EstimateWarning,
@@ -222,15 +223,24 @@ class LiveSession:
     def _look_at_device(self) -> None:
         """Read the events that a device has reached; begin with them once CUDA is used."""
         if self._device_events is None and self._sync is None and self.running:
-            kinds = {domain.kind for source in self._sources for domain in source.domains}
-            # Without a GPU to be metered nobody needs its times.
-            cuda = initialised_cuda() if "gpu" in kinds else None
-            if cuda is not None:
-                self.device = self._device_events = DeviceEvents(self.now_ns, self.remark, cuda)
+            self._begin_with_cuda()
         if self._device_events is not None:
             self._device_events.collect()
             if self._device_events.failed:
                 self.device = None
+
+    def _begin_with_cuda(self) -> None:
+        """Mark windows from now on if CUDA is used and a GPU metered: else nobody needs its times."""
+        if not any(domain.kind == "gpu" for source in self._sources for domain in source.domains):
+            return
+        cuda = initialised_cuda()
+        # Two threads may read the counters at a time; `stop` holds the lock for long.
+        if cuda is not None and self._lock.acquire(blocking=False):
+            try:
+                if self._device_events is None and self.running:
+                    self.device = self._device_events = DeviceEvents(self.now_ns, self.remark, cuda)
+            finally:
+                self._lock.release()
 
     def _end_device_events(self) -> None:
         """Take the last reference and tell what the device has not done yet."""

@@ -11,7 +11,7 @@ from mlmeter.device_times import NOT_MARKED, NOT_REACHED, numbers_of_domains
 from mlmeter.energy.device_spans import References, on_device
 from mlmeter.energy.windows import Ownership, Windows, resolve_ownership
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import SYNCHRONISED
+from mlmeter.window_log import SYNC_FAILED, SYNCHRONISED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,7 +171,8 @@ def _host_seconds(
 def _synchronised(recording: Recording, intervals: _Intervals, metered: set[int]) -> NDArray[np.bool_]:
     """Tell which windows waited for the device, or have all their edges on one that is metered."""
     records, times = recording.windows, recording.device
-    waited = np.concatenate(([False], (np.array(records.flags, dtype=np.int64) & SYNCHRONISED) > 0))
+    waits = np.array(records.flags, dtype=np.int64) & (SYNCHRONISED | SYNC_FAILED)
+    waited = np.concatenate(([False], waits == SYNCHRONISED))
     if not len(times):
         return np.asarray(waited)
     position = intervals.positions(np.array(times.ids), np.array(times.pieces))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FAILED = 1
 SYNCHRONISED = 2
 OPEN = 4
-# Of an open window only: the columns tell it by the absence of `SYNCHRONISED`.
+# One of the waits failed: the others do not make it synchronised.
 SYNC_FAILED = 8
 
 # Closed windows that wait for the sampler before the program's own thread puts them away: where

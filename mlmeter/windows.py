@@ -362,9 +362,6 @@ class Window:
         if self._pieces is not None:
             last = [] if self._resumed_ns == NOT_YET else [(self._resumed_ns, end_ns)]
             pieces = (*self._pieces, *last)
-        flags = self._flags
-        if flags & SYNC_FAILED:
-            flags &= ~(SYNC_FAILED | SYNCHRONISED)
         return Closed(
             self.id,
             self.parent_id,
@@ -372,7 +369,7 @@ class Window:
             self._thread,
             end_ns if self.start_ns == NOT_YET else self.start_ns,
             end_ns,
-            flags if ended else flags | OPEN,
+            self._flags if ended else self._flags | OPEN,
             self.units,
             pieces,
         )

@@ -21,6 +21,10 @@ class FakeStream:
     cuda_stream: int
     busy_until_ns: int = 0
 
+    @property
+    def device(self) -> SimpleNamespace:
+        return SimpleNamespace(index=self.device_index)
+
 
 @dataclass
 class FakeGpu:
