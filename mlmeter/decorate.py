@@ -59,6 +59,8 @@ def _plain(function: Callable[..., Any], open_window: Callable[[], Window], coun
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with open_window() as window:
             result = function(*args, **kwargs)
+            if window.waits:
+                window.wait_for(result)
         count(window, result, args, kwargs)
         return result
 
@@ -70,6 +72,8 @@ def _coroutine(function: Callable[..., Any], open_window: Callable[[], Window], 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         with open_window() as window:
             result = await function(*args, **kwargs)
+            if window.waits:
+                window.wait_for(result)
         count(window, result, args, kwargs)
         return result
 
@@ -88,6 +92,8 @@ def _generator(function: Callable[..., Any], open_window: Callable[[], Window], 
                 except StopIteration as stop:
                     result = stop.value
                     break
+                if window.waits:
+                    window.wait_for(value)
                 window.suspend()
                 try:
                     argument = yield value
@@ -118,6 +124,8 @@ def _async_generator(function: Callable[..., Any], open_window: Callable[[], Win
                     value = await advance(argument)
                 except StopAsyncIteration:
                     break
+                if window.waits:
+                    window.wait_for(value)
                 window.suspend()
                 try:
                     argument = yield value

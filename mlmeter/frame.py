@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlmeter.energy.windows import hulls
 from mlmeter.recording import TOTAL, Recording, Resolution
-from mlmeter.window_log import FAILED, OPEN, SYNCHRONISED
+from mlmeter.time_bases import TimeBase
+from mlmeter.window_log import FAILED, OPEN
 from mlmeter.work import rate_names
 
 if TYPE_CHECKING:
@@ -69,12 +71,12 @@ def phases_table(recording: Recording) -> Table:
     resolution = recording.resolution
     count = len(resolution.phases)
     windows = np.bincount(resolution.phase_of_window[1:], minlength=count)
-    seconds = _phase_seconds(resolution)
     units = {unit: counts for unit, counts in _units_by_phase(recording).items() if counts.any()}
     blocks = []
     sessions = {domain: columns for domain, _, columns in resolution.by_domain(TOTAL)}
     for domain, kind, energies in resolution.by_domain("phases"):
         joules = energies["energy_joules"]
+        seconds = _phase_seconds(resolution, domain)
         blocks.append(
             {
                 "session": _repeat(recording.run.id, count),
@@ -101,8 +103,9 @@ def windows_table(recording: Recording) -> Table:
     for scope in ("exclusive", "inclusive"):
         for domain, kind, energies in recording.resolution.by_domain(scope):
             count = len(facts["window"])
-            left = {name: facts[name] for name in _WINDOW_COLUMNS[:8]}
-            right = {name: facts[name] for name in _WINDOW_COLUMNS[8:]}
+            here = {**facts, **_times_of_windows(_base(recording.resolution, domain))}
+            left = {name: here[name] for name in _WINDOW_COLUMNS[:8]}
+            right = {name: here[name] for name in _WINDOW_COLUMNS[8:]}
             blocks.append(
                 {
                     **left,
@@ -142,14 +145,14 @@ def window_names_table(recording: Recording) -> Table:
     group = np.searchsorted(labels, label[rows])
     size = len(labels)
     calls = np.bincount(group, minlength=size)
-    facts = _window_facts(recording)
-    seconds = np.bincount(group, weights=facts["duration_seconds"][rows], minlength=size)
     counted = {unit: counts[rows] for unit, counts in _units_by_window(recording).items()}
     units = {unit: _sum_by(group, np.nan_to_num(counts), size) for unit, counts in counted.items()}
     inclusive = {name: columns for name, _, columns in resolution.by_domain("inclusive")}
     blocks = []
     for domain, kind, energies in resolution.pooled(rows, group, size):
         joules = energies["energy_joules"]
+        durations = _times_of_windows(_base(resolution, domain))["duration_seconds"]
+        seconds = np.bincount(group, weights=durations[rows], minlength=size)
         blocks.append(
             {
                 "session": _repeat(recording.run.id, size),
@@ -322,11 +325,8 @@ def _window_facts(recording: Recording) -> dict[str, NDArray[Any]]:
     count = len(records) + 1
     labels = [records.label_table[number] for number in records.labels]
     ids = np.concatenate(([0], np.array(records.ids, dtype=np.int64)))
-    windows = resolution.windows
-    starts = (np.array(records.starts_ns, dtype=np.int64) - run.start_ns) * 1e-9
-    durations = np.bincount(windows.owner, weights=windows.end - windows.start, minlength=count)
     flags = np.concatenate(([0], np.array(records.flags, dtype=np.int64)))
-    parents = np.array([None, *ids[windows.parent[1:]].tolist()], dtype=object)
+    parents = np.array([None, *ids[resolution.windows.parent[1:]].tolist()], dtype=object)
     names = [records.thread_names[number] for number in records.threads]
     return {
         "session": _repeat(run.id, count),
@@ -335,12 +335,26 @@ def _window_facts(recording: Recording) -> dict[str, NDArray[Any]]:
         "name": np.array([SESSION_NAME, *(label.name for label in labels)], dtype=object),
         "phase": np.array([run.base_phase, *(label.phase for label in labels)], dtype=object),
         "thread": np.array([None, *names], dtype=object),
-        "start_seconds": np.concatenate(([0.0], starts)),
-        "duration_seconds": durations,
-        "concurrent": resolution.ownership.concurrent,
         "failed": (flags & FAILED) > 0,
         "unfinished": (flags & OPEN) > 0,
-        "synchronised": (flags & SYNCHRONISED) > 0,
+        "synchronised": resolution.synchronised,
+    }
+
+
+def _base(resolution: Resolution, domain: str) -> TimeBase:
+    """Return the windows by the clock that counts for a domain; by the host's for the total."""
+    return resolution.bases.get(domain, resolution.host)
+
+
+def _times_of_windows(base: TimeBase) -> dict[str, NDArray[Any]]:
+    """Columns of windows that depend on whose times they are; row 0 is the session."""
+    windows = base.windows
+    return {
+        "start_seconds": hulls(windows)[0],
+        "duration_seconds": np.bincount(
+            windows.owner, weights=windows.end - windows.start, minlength=len(windows)
+        ),
+        "concurrent": base.ownership.concurrent,
     }
 
 
@@ -401,9 +415,9 @@ def _pooled_unit_columns(
     return columns
 
 
-def _phase_seconds(resolution: Resolution) -> NDArray[np.float64]:
+def _phase_seconds(resolution: Resolution, domain: str) -> NDArray[np.float64]:
     """Time of each phase; an instant with several owners counts in parts, so phases fill the session."""
-    ownership = resolution.ownership
+    ownership = _base(resolution, domain).ownership
     phase = resolution.phase_of_window[ownership.owner]
     return _sum_by(phase, ownership.share_out(np.diff(ownership.edges)), len(resolution.phases))
 

@@ -17,6 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
+from mlmeter.cuda import initialised_cuda
+from mlmeter.device_events import DeviceEvents
+from mlmeter.device_times import DeviceTimes, numbers_of_domains
+from mlmeter.device_waits import FunctionEdges, WaitingEdges
 from mlmeter.energy.cross_check import NOTHING, BothEnergies, disagreement
 from mlmeter.errors import (
     ArgumentError,
@@ -35,7 +39,7 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
-    from mlmeter.windows import Window
+    from mlmeter.windows import DeviceEdges, Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
 ROWS_BEFORE = 8
@@ -43,6 +47,8 @@ ROWS_BEFORE = 8
 SETTLE_PERIODS = 2
 LONGEST_SETTLE_SECONDS = 0.25
 LONGEST_TIMEOUT_SECONDS = 3600.0
+# How long `result` waits for a device that has not finished a window, unless told otherwise.
+LONGEST_DEVICE_SECONDS = 60.0
 SETTLE_STEPS = 20
 MOST_REMARKS = 1_000
 
@@ -64,7 +70,7 @@ class LiveSession:
         backends: tuple[str | Backend, ...] | None,
         period_seconds: float,
         power_sampling: str,
-        synchronise: Callable[[], object] | None,
+        sync: Callable[[], object] | str | None,
         on_window: Callable[[Window], object] | None,
         facts: Mapping[str, Any],
         sampler: Sampler,
@@ -73,7 +79,7 @@ class LiveSession:
         self.running = False
         self.base_phase = base_phase
         self.edge: Callable[[], None] | None = None
-        self.synchronise = synchronise
+        self.device: DeviceEdges | None = None
         self.now_ns = sampler.clock.now_ns
         self.finished: deque[Window] | None = deque() if on_window is not None else None
         self._name = name
@@ -82,6 +88,8 @@ class LiveSession:
         self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
+        self._sync = sync
+        self._device_events: DeviceEvents | None = None
         self._edges = (0, 0)
         self._warned_not_running = False
         self._facts = facts
@@ -114,7 +122,9 @@ class LiveSession:
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._start_ns = clock.now_ns()
         self._checks_before = {name: both for name, both, _ in self._checks()}
+        self.device = self._device_edges()
         self.running = True
+        self._look_at_device()
         self._report_sources(found.notes)
 
     def stop(self) -> None:
@@ -124,6 +134,7 @@ class LiveSession:
                 return
             end_ns = self.now_ns()
             self._settle(end_ns)
+            self._end_device_events()
             self._report_finished(final=True)
             self._sampler.close_rows(self._sources, end_ns)
             self._cross_check()
@@ -176,18 +187,86 @@ class LiveSession:
     def final_window_energy(self, window: Window, kind: str | None, timeout_seconds: float | None) -> Energy:
         """Return the energy of a window once its end is known to the counters."""
         if timeout_seconds is None:
+            self._wait_until(lambda: self._device_end_ns(window) is not None, LONGEST_DEVICE_SECONDS)
             timeout_seconds = SETTLE_PERIODS * self._slowest_period() + 2 * self._period_seconds
         else:
             _check_timeout(timeout_seconds)
+        self._wait_until(lambda: self._is_shown(window), timeout_seconds)
+        return self.window_energy(window, kind)
+
+    def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
+        """Read the counters from time to time until a condition holds, or the session or the time is over."""
         clock, waiter = self._sampler.clock, threading.Event()
         deadline_ns = clock.now_ns() + round(timeout_seconds * 1e9)
         step_seconds = max(self._slowest_period() / SETTLE_STEPS, 0.001)
-        while self.running and not self._sampler.refreshed_since(self._sources, window.end_ns):
-            if clock.now_ns() >= deadline_ns:
-                break
+        while self.running and not condition() and clock.now_ns() < deadline_ns:
             clock.wait(waiter, step_seconds)
             self._sampler.tick()
-        return self.window_energy(window, kind)
+
+    def _is_shown(self, window: Window) -> bool:
+        """Whether the counters have shown the end of a window, on the device too."""
+        device_end_ns = self._device_end_ns(window)
+        if device_end_ns is None:
+            return False
+        return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
+
+    # -- the device --------------------------------------------------------------------------
+
+    def _device_end_ns(self, window: Window) -> int | None:
+        """Return when the device had done a window's work, 0 if that is not known; None if it has not."""
+        return 0 if self._device_events is None else self._device_events.end_ns(window.end_mark)
+
+    def _device_edges(self) -> DeviceEdges | None:
+        """Return what the user wants at the edges of windows; None if that shows only later, or nothing."""
+        if callable(self._sync):
+            return FunctionEdges(self._sync)
+        if self._sync == "device":
+            return WaitingEdges()
+        if self._sync == "events":
+            self._device_events = DeviceEvents(self.now_ns, self.remark)
+        return self._device_events
+
+    def _look_at_device(self) -> None:
+        """Read the events that a device has reached; begin with them once CUDA is used."""
+        if self._device_events is None and self._sync is None and self.running:
+            self._begin_with_cuda()
+        if self._device_events is not None:
+            self._device_events.collect()
+            if self._device_events.failed:
+                self.device = None
+
+    def _begin_with_cuda(self) -> None:
+        """Mark windows from now on if CUDA is used and a GPU metered: else nobody needs its times."""
+        if not any(domain.kind == "gpu" for source in self._sources for domain in source.domains):
+            return
+        cuda = initialised_cuda()
+        # Two threads may read the counters at a time; `stop` holds the lock for long.
+        if cuda is not None and self._lock.acquire(blocking=False):
+            try:
+                if self._device_events is None and self.running:
+                    self.device = self._device_events = DeviceEvents(self.now_ns, self.remark, cuda)
+            finally:
+                self._lock.release()
+
+    def _end_device_events(self) -> None:
+        """Take the last reference and tell what the device has not done yet."""
+        events, self.device = self._device_events, None
+        if events is None:
+            return
+        events.collect(final=True)
+        waiting = events.waiting()
+        if waiting:
+            text = f"the device had not finished the work of {waiting} windows when the session ended"
+            self.remark("window", f"{text}: what it did afterwards is not in their energy")
+        domains = [domain for source in self._sources for domain in source.domains]
+        gpus = any(domain.kind == "gpu" for domain in domains)
+        metered = numbers_of_domains(domains, events.uuids()).values()
+        for number in events.uuids().keys() - set(metered) if gpus else ():
+            text = f"which of the metered GPUs CUDA device {number} is cannot be told"
+            self.remark("window", f"{text}: windows on it have host times only")
+        if not events.found:
+            text = "neither PyTorch nor CuPy has initialised CUDA: windows have host times only"
+            self.remark("window", f'sync="events": {text}')
 
     # -- the pieces of start and stop --------------------------------------------------------
 
@@ -235,6 +314,7 @@ class LiveSession:
         """Put closed windows away; return whether any has opened or closed since the last call."""
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
+        self._look_at_device()
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges
@@ -248,7 +328,7 @@ class LiveSession:
         try:
             while self.finished:
                 window = self.finished[0]
-                if not final and not self._sampler.refreshed_since(self._sources, window.end_ns):
+                if not final and not self._is_shown(window):
                     break
                 self.finished.popleft()
                 self._on_window(window)
@@ -263,6 +343,7 @@ class LiveSession:
         """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
         start_ns = max(self._start_ns, since_ns or 0)
         rows = self._sampler.snapshot(self._sources)
+        events = self._device_events
         cost = self._sampler.cost()
         facts = {
             **self._facts,
@@ -286,6 +367,7 @@ class LiveSession:
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
             events=(*self._events, *self._source_events(end_ns)),
+            device=DeviceTimes() if events is None else events.times(since_ns),
         )
 
     def _checks(self) -> list[tuple[str, BothEnergies, Domain]]:
@@ -326,7 +408,7 @@ class LiveSession:
     def forget_after_fork(self) -> None:
         """In a forked child: stop recording; the parent goes on and counts the child's energy."""
         self.running = False
-        self.edge = None
+        self.edge = self.device = self._device_events = None
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -32,6 +32,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Unit = float | Callable[..., float]
 
 TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
+SYNC_WORDS = ("events", "device", "none")
 OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
 
 logger = logging.getLogger("mlmeter")
@@ -138,8 +139,11 @@ class EnergyMeter(WindowMethods):
         output_dir: where the run directory is made at the end; None to write nothing.
         on_window: called with each finished `Window` on the sampler's thread, when the
             counters have shown its end.
-        sync: called at both edges of each window, to wait for work that runs elsewhere, such
-            as ``torch.cuda.synchronize``; None or ``"none"`` for no waiting.
+        sync: how windows are delimited on a GPU, which works later than Python runs. None:
+            by CUDA events, which wait for nothing, once PyTorch or CuPy has initialised CUDA
+            and if a GPU is metered; ``"events"``: the same also if none is; ``"device"``: wait
+            for the device at both edges of each window, and for the results of functions that
+            use JAX; ``"none"``: not at all; or a function to call at both edges.
 
     Attributes:
         run_directory: where the last run was written; None if nowhere.
@@ -275,7 +279,7 @@ class EnergyMeter(WindowMethods):
             backends=self._backends,
             period_seconds=self._period_seconds,
             power_sampling=self._power_sampling,
-            synchronise=self._sync,
+            sync=self._sync,
             on_window=self._on_window,
             facts=facts,
             sampler=self._sampler or shared_sampler(),
@@ -414,9 +418,8 @@ def _checked_directory(output_dir: object) -> Path | None:
     return path
 
 
-def _checked_sync(sync: object) -> Callable[[], object] | None:
-    if sync is None or sync == "none":
-        return None
-    if not callable(sync):
-        raise ArgumentError(f'sync={sync!r}: expected a function without arguments, "none" or None')
-    return sync
+def _checked_sync(sync: object) -> Callable[[], object] | str | None:
+    if sync is None or callable(sync) or (isinstance(sync, str) and sync in SYNC_WORDS):
+        return sync
+    words = ", ".join(f'"{word}"' for word in SYNC_WORDS)
+    raise ArgumentError(f"sync={sync!r}: expected {words}, a function without arguments, or None")

@@ -7,10 +7,11 @@ gives the same report.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mlmeter.device_times import DeviceTimes
 from mlmeter.measurement import Domain, Event, Unavailable
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
@@ -71,6 +72,7 @@ class Recording:
     windows: WindowRecords
     unavailable: tuple[Unavailable, ...]
     events: tuple[Event, ...]
+    device: DeviceTimes = field(default_factory=DeviceTimes)
 
     @cached_property
     def resolution(self) -> Resolution:
@@ -84,16 +86,23 @@ class Resolution:
     Attributes:
         phases: phase names; the base phase first.
         phase_of_window: index into `phases`, shape (windows,); row 0 is the session.
-        windows: the windows as columns.
-        ownership: who owns which instant.
+        windows: the windows as columns, by the host's times.
+        ownership: who owns which instant, by the host's times.
+        host: both together.
+        bases: both together by domain name; by the times of the device where a GPU has some.
+        synchronised: whether all edges of a window are known on a device, or it waited for the
+            device, shape (windows,).
     """
 
     def __init__(self, recording: Recording) -> None:
-        from mlmeter.energy.windows import resolve_ownership
+        from mlmeter.time_bases import time_bases
 
         self._recording = recording
-        self.windows: Windows = _columns_of(recording)
-        self.ownership: Ownership = resolve_ownership(self.windows)
+        found = time_bases(recording)
+        self.bases, self.synchronised = found.by_domain, found.synchronised
+        self.host = found.host
+        self.windows: Windows = found.host.windows
+        self.ownership: Ownership = found.host.ownership
         self.phases, self.phase_of_window = _phases_of(recording)
 
     @cached_property
@@ -101,9 +110,9 @@ class Resolution:
         """Curve of each domain by name; None if it was never read."""
         from mlmeter.energy.timeline import timeline_of
 
-        origin_ns, kinks = self._recording.run.start_ns, self.ownership.edges
+        origin_ns = self._recording.run.start_ns
         return {
-            domain.name: timeline_of(domain, rows, origin_ns, kinks)
+            domain.name: timeline_of(domain, rows, origin_ns, self.bases[domain.name].ownership.edges)
             for domain, rows in self._recording.domains
         }
 
@@ -112,11 +121,14 @@ class Resolution:
         """Energies by domain name, of those that could be read."""
         from mlmeter.energy.attribution import attribute
 
-        return {
-            domain.name: attribute(domain, timeline, self.windows, self.ownership, self.phase_of_window)
-            for domain, _ in self._recording.domains
-            if (timeline := self.timelines[domain.name]) is not None
-        }
+        found = {}
+        for domain, _ in self._recording.domains:
+            timeline, base = self.timelines[domain.name], self.bases[domain.name]
+            if timeline is not None:
+                found[domain.name] = attribute(
+                    domain, timeline, base.windows, base.ownership, self.phase_of_window
+                )
+        return found
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
@@ -188,14 +200,20 @@ class Resolution:
         sizes = np.bincount(group, minlength=groups)
         most = min(MOST_GROUPS, 1 + MOST_GROUPS_TIMES_WINDOWS // len(self.windows))
         for number in np.argsort(-sizes, kind="stable")[:most]:
-            if sizes[number] < 2 or len(self.ownership.edges) < 2:
+            if sizes[number] < 2:
                 break
             chosen = np.zeros(len(self.windows), dtype=np.bool_)
             chosen[rows[group == number]] = True
-            weights = self.ownership.weights(pieces_within(self.windows, self.ownership, chosen))
+            weights: dict[int, NDArray[np.float64]] = {}
             for name, attribution in self.attributions.items():
-                if attribution.timeline.known:
-                    bounds[name][:, number] = attribution.timeline.share_bounds(self.ownership.edges, weights)
+                timeline, base = attribution.timeline, self.bases[name]
+                edges = base.ownership.edges
+                if not timeline.known or len(edges) < 2:
+                    continue
+                if id(base) not in weights:
+                    pieces = pieces_within(base.windows, base.ownership, chosen)
+                    weights[id(base)] = base.ownership.weights(pieces)
+                bounds[name][:, number] = timeline.share_bounds(edges, weights[id(base)])
         return bounds
 
     def total(self, spans: str, kind: str | None = None) -> Columns:
@@ -229,43 +247,6 @@ class Resolution:
 
 def _of_kind(domain: Domain, kind: str) -> bool:
     return domain.kind == kind and domain.parent is None
-
-
-def _columns_of(recording: Recording) -> Windows:
-    """Put the session before its windows and clip everything to it."""
-    import numpy as np
-
-    from mlmeter.energy.windows import Windows
-
-    records, run = recording.windows, recording.run
-    ids = np.array(records.ids, dtype=np.int64)
-    parents = np.array(records.parent_ids, dtype=np.int64)
-    pieces = np.array(records.pieces, dtype=np.int64).reshape(-1, 3)
-    simple = ~np.isin(ids, pieces[:, 0])
-    owner_ids = np.concatenate([ids[simple], pieces[:, 0]])
-    starts = np.concatenate([np.array(records.starts_ns, dtype=np.int64)[simple], pieces[:, 1]])
-    ends = np.concatenate([np.array(records.ends_ns, dtype=np.int64)[simple], pieces[:, 2]])
-    seconds = [
-        (np.clip(times, run.start_ns, run.end_ns) - run.start_ns) * SECONDS_PER_NANOSECOND
-        for times in (starts, ends)
-    ]
-    return Windows(
-        parent=np.concatenate(([-1], _row_of(ids, parents))),
-        owner=np.concatenate(([SESSION_ROW], _row_of(ids, owner_ids))),
-        start=np.concatenate(([0.0], seconds[0])),
-        end=np.concatenate(([run.duration_seconds], seconds[1])),
-        label=np.concatenate(([-1], np.array(records.labels, dtype=np.int64))),
-    )
-
-
-def _row_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return rows of window ids; the session's row for those that are not recorded."""
-    import numpy as np
-
-    if not len(ids):
-        return np.zeros(len(wanted), dtype=np.int64)
-    position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return np.where(ids[position] == wanted, position + 1, SESSION_ROW)
 
 
 def _phases_of(recording: Recording) -> tuple[tuple[str, ...], NDArray[np.int64]]:

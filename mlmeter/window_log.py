@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FAILED = 1
 SYNCHRONISED = 2
 OPEN = 4
+# One of the waits failed: the others do not make it synchronised.
+SYNC_FAILED = 8
 
 # Closed windows that wait for the sampler before the program's own thread puts them away: where
 # the program keeps the interpreter to itself, the sampler hardly runs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNCHRONISED, Closed, WindowLog
+from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed, WindowLog
 from mlmeter.work import check_counts, check_names
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 # A time that has not come; clocks are not negative.
 NOT_YET = -1
@@ -34,6 +36,22 @@ def current_window() -> Window | None:
     return window
 
 
+class DeviceEdges(Protocol):
+    """Delimits windows on a device that works later than the program."""
+
+    # Whether windows wait for the results of decorated functions.
+    waits: bool
+
+    def mark(self) -> Any:
+        """Wait for the device and return True; or mark this instant and return the mark, None if it cannot.
+
+        Whatever it raises becomes an event of the session.
+        """
+
+    def submit(self, window_id: int, piece: int, start: Any, end: Any) -> None:
+        """Hand over the marks of both edges of a window, or of one piece of it; None where there is none."""
+
+
 class Recorder(Protocol):
     """What a window needs of its meter."""
 
@@ -42,7 +60,8 @@ class Recorder(Protocol):
     base_phase: str
     # Reads cheap counters; None if there are none.
     edge: Callable[[], None] | None
-    synchronise: Callable[[], object] | None
+    # What is to be done on a device at both edges; None if nothing.
+    device: DeviceEdges | None
     now_ns: Callable[[], int]
     # Windows for the observer; None if there is none.
     finished: deque[Window] | None
@@ -94,12 +113,12 @@ class Window:
         "_flags",
         "_given",
         "_label",
+        "_mark",
         "_named",
         "_origin",
         "_pieces",
         "_recorder",
         "_resumed_ns",
-        "_sync_failed",
         "_thread",
         "_token",
         "end_ns",
@@ -140,7 +159,6 @@ class Window:
         self._recorder = recorder = self._origin.recorder
         log = recorder.log
         self._flags = 0
-        self._sync_failed = False
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
         self._enclosing = parent = current.get()
@@ -158,8 +176,9 @@ class Window:
         self._label = log.label_number(self.name, phase) if label is None else label
         self._token = current.set(self)
         self.id = log.new_id()
-        if recorder.synchronise is not None:
-            self._synchronise()
+        device = recorder.device
+        # On a device the window begins behind what was launched before.
+        self._mark = None if device is None else self._device_edge(device)
         # Read first, then stamp: the read is outside the window.
         if recorder.edge is not None:
             recorder.edge()
@@ -179,8 +198,8 @@ class Window:
         recorder = self._recorder
         if self.end_ns != NOT_YET:
             return
-        if recorder.synchronise is not None and self._resumed_ns != NOT_YET:
-            self._synchronise()
+        if recorder.device is not None and self._resumed_ns != NOT_YET:
+            self._end_piece(recorder.device)
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
             recorder.edge()
@@ -259,6 +278,37 @@ class Window:
             raise StateError(f"window {self.name!r} is still open: its result is known after it ends")
         return self._recorder.final_window_energy(self, kind, timeout_seconds)
 
+    def wait_for(self, value: Result) -> Result:
+        """Wait until the arrays of JAX in `value` are computed, and return it.
+
+        JAX works later than Python runs, on CPUs too, and nothing but its results tells when.
+        Called last in a block, the block's window holds the work. With ``sync="device"`` decorated
+        functions wait for what they return or yield. Without JAX it does nothing.
+
+        Args:
+            value: an array, or anything built of arrays that JAX can take apart.
+        """
+        jax = sys.modules.get("jax")
+        if jax is not None:
+            try:
+                jax.block_until_ready(value)
+            except Exception as error:  # the computation's own, which using the result raises as well
+                self._not_waited("waiting for JAX failed", error)
+            else:
+                self._flags |= SYNCHRONISED
+        return value
+
+    @property
+    def waits(self) -> bool:
+        """Whether the meter wants windows to wait for results."""
+        device = self._recorder.device
+        return device is not None and device.waits
+
+    @property
+    def end_mark(self) -> Any:
+        """The mark of the end on a device; None if there is none."""
+        return self._mark if self.end_ns != NOT_YET else None
+
     @property
     def failed(self) -> bool:
         """Whether the window was left by an exception."""
@@ -274,8 +324,8 @@ class Window:
 
     def suspend(self) -> None:
         """Interrupt the window: what follows is not its time (a generator that has yielded)."""
-        if self._recorder.synchronise is not None:
-            self._synchronise()
+        if self._recorder.device is not None:
+            self._end_piece(self._recorder.device)
         now = self._recorder.now_ns()
         if self._pieces is None:
             self._pieces = []
@@ -285,8 +335,8 @@ class Window:
 
     def resume(self) -> None:
         """Go on after `suspend`."""
-        if self._recorder.synchronise is not None:
-            self._synchronise()
+        device = self._recorder.device
+        self._mark = None if device is None else self._device_edge(device)
         self._enclosing = current.get()
         self._token = current.set(self)
         self._resumed_ns = self._recorder.now_ns()
@@ -324,17 +374,27 @@ class Window:
             pieces,
         )
 
-    def _synchronise(self) -> None:
+    def _device_edge(self, device: DeviceEdges) -> Any:
+        """Mark this instant on the device, or wait for it; return the mark if there is one."""
         try:
-            assert self._recorder.synchronise is not None
-            self._recorder.synchronise()
+            mark = device.mark()
         except Exception as error:  # the user's hook must not break the user's loop
-            self.remark(f"the sync function failed: {type(error).__name__}: {error}")
-            self._sync_failed = True
-            self._flags &= ~SYNCHRONISED
-        else:
-            if not self._sync_failed:
-                self._flags |= SYNCHRONISED
+            self._not_waited("the sync function failed", error)
+            return None
+        if mark is True:
+            self._flags |= SYNCHRONISED
+            return None
+        return mark
+
+    def _end_piece(self, device: DeviceEdges) -> None:
+        """Mark the end of what has run since the opening, or since the last interruption."""
+        start, self._mark = self._mark, self._device_edge(device)
+        if start is not None or self._mark is not None:
+            device.submit(self.id, len(self._pieces or ()), start, self._mark)
+
+    def _not_waited(self, what: str, error: Exception) -> None:
+        self.remark(f"{what}: {type(error).__name__}: {error}")
+        self._flags |= SYNC_FAILED
 
     def __repr__(self) -> str:
         state = "not yet opened" if not self.id else "open" if self.end_ns == NOT_YET else "closed"

@@ -172,11 +172,9 @@ def split_of(
     # An estimate would only be fitted to its own formula.
     measured = timeline.interval_ratios == (1.0, 1.0)
     fast = timeline.period_seconds <= FAST_PERIOD_SECONDS
-    if fast and _edges_tell(timeline, windows, ownership.edges):
-        return None
     segments = len(ownership.edges) - 1
     enough = len(timeline.joules) > FEWEST_INTERVALS and 2 <= segments <= MOST_SEGMENTS
-    if not measured or not enough:
+    if not measured or not enough or (fast and _edges_tell(timeline, windows, ownership.edges)):
         return None
     pieces = np.searchsorted(ownership.edges, ownership.end) - np.searchsorted(
         ownership.edges, ownership.start

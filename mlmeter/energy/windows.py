@@ -36,6 +36,7 @@ class Windows:
         owner, start, end: intervals and the rows that they belong to, shape (intervals,),
             in seconds; clipped to the session.
         label: number of the (name, phase) pair, shape (windows,).
+        edge_sigma_seconds: standard uncertainty of the times of edges; 0 by the host's own clock.
     """
 
     parent: Indices
@@ -43,6 +44,7 @@ class Windows:
     start: Seconds
     end: Seconds
     label: Indices
+    edge_sigma_seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -285,7 +287,7 @@ def add_to_ancestors(parent: Indices, values: NDArray[np.float64]) -> NDArray[np
         values: shape (columns, windows).
     """
     sums = values.copy()
-    for level in _levels(parent):
+    for level in levels(parent):
         for column in sums:
             np.add.at(column, parent[level], column[level])
     return sums
@@ -294,12 +296,12 @@ def add_to_ancestors(parent: Indices, values: NDArray[np.float64]) -> NDArray[np
 def with_descendants(parent: Indices, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the chosen windows and everything inside them, shape (windows,)."""
     inside = chosen.copy()
-    for level in reversed(_levels(parent)):
+    for level in reversed(levels(parent)):
         inside[level] |= inside[parent[level]]
     return inside
 
 
-def _levels(parent: Indices) -> list[Indices]:
+def levels(parent: Indices) -> list[Indices]:
     """Rows by depth, deepest first, without the root."""
     depth = np.zeros(len(parent), dtype=np.int64)
     rows = np.arange(1, len(parent))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlmeter.device_times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.errors import RunFileError
@@ -104,6 +105,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "labels": windows.label_table,
         "threads": windows.thread_names,
         "units": list(windows.units),
+        "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
     }
 
 
@@ -115,6 +117,8 @@ def _write_readings(recording: Recording, path: Path) -> None:
     arrays["window.pieces"] = np.array(windows.pieces, dtype=np.int64).reshape(-1, 3)
     for number, (ids, counts) in enumerate(windows.units.values()):
         arrays[f"unit.{number}.ids"], arrays[f"unit.{number}.counts"] = ids, counts
+    for name in (*SPAN_COLUMNS, *REFERENCE_COLUMNS):
+        arrays[f"device.{name}"] = getattr(recording.device, name)
     for number, (_, rows) in enumerate(recording.domains):
         for name in ROW_COLUMNS:
             arrays[f"domain.{number}.{name}"] = getattr(rows, name)
@@ -170,7 +174,19 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
             Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in manifest["unavailable"]
         ),
         events=tuple(Event(**event) for event in manifest["events"]),
+        device=_device_of(manifest, arrays),
     )
+
+
+def _device_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> DeviceTimes:
+    """Return the times of devices; none from a directory that was written before there were any."""
+    if "devices" not in manifest:
+        return DeviceTimes()
+    columns = {
+        name: array(typecode, arrays[f"device.{name}"].tolist())
+        for name, typecode in (SPAN_COLUMNS | REFERENCE_COLUMNS).items()
+    }
+    return DeviceTimes(**columns, uuids={item["number"]: item["uuid"] for item in manifest["devices"]})
 
 
 def _checked(recording: Recording) -> Recording:
@@ -186,10 +202,12 @@ def _checked(recording: Recording) -> Recording:
     for column, names in ((windows.labels, windows.label_table), (windows.threads, windows.thread_names)):
         if len(column) and not 0 <= min(column) <= max(column) < len(names):
             raise ValueError("a window has a label or thread that is not there")
+    for columns in (SPAN_COLUMNS, REFERENCE_COLUMNS):
+        if len({len(getattr(recording.device, name)) for name in columns}) > 1:
+            raise ValueError("columns of devices differ in length")
     for domain, rows in recording.domains:
-        if len({len(getattr(rows, name)) for name in ROW_COLUMNS}) > 1:
-            raise ValueError(f"columns of {domain.name} differ in length")
-        if rows.driver_ns is not None and len(rows.driver_ns) != len(rows.counts):
+        driver = () if rows.driver_ns is None else (rows.driver_ns,)
+        if len({len(column) for column in (*driver, *(getattr(rows, name) for name in ROW_COLUMNS))}) > 1:
             raise ValueError(f"columns of {domain.name} differ in length")
         if not domain.update_period_seconds > 0:
             raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")

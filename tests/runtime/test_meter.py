@@ -292,7 +292,7 @@ def test_no_meter_is_left_running(meter: EnergyMeter) -> None:
         ({"backends": [object()]}, "read()"),
         ({"backends": [FakeBackend]}, "read()"),
         ({"backends": 5}, "a list"),
-        ({"sync": "events"}, "without arguments"),
+        ({"sync": "cuda"}, '"events", "device", "none"'),
         ({"sync": 3}, "without arguments"),
         ({"on_window": "print"}, "a function"),
         ({"output_dir": 5}, "path"),
