@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from judge import PHASES, Errors, judge, naive_differences, resolve
+from judge import PHASES, Errors, judge, naive_differences, resolve, rms
+from progress import progress
 from scenarios import MAX_WATTS, Scenario, alternating, draw
+from trace_table import trace_lines
 
 import mlmeter
 
@@ -90,11 +93,6 @@ def _rows() -> list[Row]:
     ]
 
 
-def rms(values: np.ndarray) -> float:
-    """Return the root of the mean square."""
-    return float(np.sqrt(np.mean(np.square(values))))
-
-
 def table_line(row: Row, runs: Sequence[Errors]) -> tuple[str, list[str]]:
     """Return one line of the table and what is wrong with it."""
     window = 100 * float(np.sqrt(np.mean([np.mean(run.window**2) for run in runs])))
@@ -148,7 +146,11 @@ def table(seeds: int) -> Iterator[str]:
     yield "T ms, gaps     ms RMS/A-sum RMS/A-sum  RMS<must    RMS<must   stat+sys  95 %"
     failed, inside = [], []
     for row in _rows():
-        runs = [judge(draw(row.scenario, seed), row.scenario) for seed in range(seeds)]
+        runs = []
+        for seed in range(seeds):
+            progress(f"{row.scenario.name}, {1e3 * row.scenario.window_seconds:g} ms, seed {seed}")
+            runs.append(judge(draw(row.scenario, seed), row.scenario))
+        progress("")
         line, failures = table_line(row, runs)
         yield line
         failed += [f"FAIL {line[:17].strip()} ms: {failure}" for failure in failures]
@@ -194,7 +196,9 @@ def case_lines(runs: int) -> Iterator[str]:
     yield "windows in turn        ms  p90 error A, B  median naive  resolved  held"
     failed = []
     for case in CASES:
+        progress(f"{case.name}, {1e3 * case.window_seconds:g} ms")
         errors, naive, resolved, held = _case_runs(case, runs)
+        progress("")
         worst = 100 * np.percentile(np.abs(errors), 90, axis=0)
         yield (
             f"{case.name:22}{1e3 * case.window_seconds:3.0f}  {worst[0]:6.2f} {worst[1]:7.2f}"
@@ -269,9 +273,7 @@ def main() -> int:
 
     tell(machine())
     tell(f"{seeds} seeds per row, {cases} runs per case")
-    for line in table(seeds):
-        tell(line)
-    for line in case_lines(cases):
+    for line in chain(table(seeds), [""], case_lines(cases), [""], trace_lines()):
         tell(line)
     tell(f"{time.perf_counter() - started:.0f} s")
     if options.output:
