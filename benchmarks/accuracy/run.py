@@ -1,10 +1,12 @@
-"""How right the energies of short windows are, against made-up loads whose truth is known.
+"""How right the energies of short windows are, against loads whose truth is known.
 
     python benchmarks/accuracy/run.py [--quick] [--seeds 8] [--output FILE]
 
-Each row replays loads of windows shorter and longer than the counter's period. A "<" is followed
-by the limit; rows that break one are listed below the table, and the exit status is then 1. The
-naive difference of two readings and interpolation between refreshes stand beside the fit.
+Each row of the first table replays made-up loads of windows shorter and longer than the counter's
+period; two loads that a split can get wrong follow, and then metered power of real boards
+(`trace_table`). A "<" is followed by the limit; what breaks one is listed below its table, and the
+exit status is then 1. The naive difference of two readings and interpolation between refreshes
+stand beside the fit.
 """
 
 from __future__ import annotations
