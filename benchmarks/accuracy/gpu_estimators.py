@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from scenarios import Floats, Indices
 
-from mlmeter.energy.groups import Membership, group_energies
-from mlmeter.energy.guards import SLOW_EDGE_SECONDS, lag_changes, leverage_sigmas
+from mlmeter.energy.groups import group_energies
+from mlmeter.energy.guards import SLOW_EDGE_SECONDS, systematic_sigmas
+from mlmeter.energy.membership import Membership
 from mlmeter.energy.occupancy import CounterRecord, Segments
 from mlmeter.energy.phase_power import fit_phase_power
 from mlmeter.energy.uncertainty import RESOLVED_RATIO
@@ -247,10 +248,9 @@ def edge_z(
     fit = fit_phase_power(record, segments)
     found = group_energies(fit, np.zeros(2), Membership.of_labels(label, 2))
     truth = response.on_watts * segments.seconds[label == ON].sum()
-    changed = lag_changes(fit)[ON]
 
     def sigma_joules(edge_seconds: float) -> float:
-        systematic = np.hypot(leverage_sigmas(fit, edge_seconds)[ON], changed)
+        systematic = systematic_sigmas(fit, edge_seconds, refit=True)[ON]
         return float(np.hypot(found.sigma_statistical_joules[ON], systematic))
 
     resolved = sigma_joules(SLOW_EDGE_SECONDS) < RESOLVED_RATIO * float(found.joules[ON])

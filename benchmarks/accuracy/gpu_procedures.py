@@ -33,13 +33,14 @@ from scenarios import Floats
 from mlmeter.energy.timeline import GaugeTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 
-WAVE_PERIODS_SECONDS = (0.02, 0.05, 0.09, 0.1, 0.103, 0.11, 0.15, 0.2)
+# The slow one tells the powers without and with load.
+WAVE_PERIODS_SECONDS = (0.02, 0.05, 0.09, 0.1, 0.103, 0.11, 0.15, 0.2, 1.0)
 POLL_SECONDS, SLOW_POLL_SECONDS = 1e-3, 20e-3
 # No experiment takes more than a minute.
 BACK_TO_BACK_SECONDS, WAVE_SECONDS, STEPS_SECONDS = 20.0, 6.0, 25.0
 IDLE_SECONDS, IDLE_POLL_SECONDS, RING_SECONDS, LEVEL_SECONDS = 13.5, 0.1, 10.0, 18.0
 STEP_SECONDS, PAUSE_SECONDS = (0.3, 0.7), 0.5
-FEWEST_REFRESHES = 5
+FEWEST_REFRESHES, FEWEST_WAVES = 5, 4
 # At first clocks and counters still follow the load before.
 SETTLING_SECONDS = 3.0
 LEVELS = (("idle", 0.0), ("half load", 0.5), ("full load", 1.0))
@@ -154,9 +155,9 @@ def _since(refreshes: Changes, polls: Polls) -> Changes:
 
 def square_waves(session: Session) -> Iterator[str]:
     """(b) Square waves of half duty, about the refresh period."""
-    seconds = WAVE_SECONDS * session.ratio
     waves = {}
     for period in WAVE_PERIODS_SECONDS:
+        seconds = max(WAVE_SECONDS * session.ratio, FEWEST_WAVES * period + 0.3)
         progress(f"wave of {1e3 * period:g} ms")
         starts = 0.05 + np.arange(int((seconds - 0.3) / period)) * period
         polls, spans = session.loaded([(start, start + period / 2) for start in starts], seconds)
