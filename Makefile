@@ -7,12 +7,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --prefer-binary
 READY := $(VENV)/.ready
+# Small matrices gain nothing from threads, and on a busy machine these wait for each other.
+ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy build clean
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
+  gpu-experiments build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -50,7 +53,13 @@ bench-overhead: $(READY)-demo  ## measure what metering costs the metered progra
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
 
 bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
-	@$(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
+
+bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)
+
+gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GPU works; reads only
+	@$(BIN)/python benchmarks/accuracy/gpu_experiments.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist
@@ -86,6 +95,11 @@ $(READY)-%: pyproject.toml | $(READY)
 EXTRAS_test := demo,test
 # The type checker reads the libraries that the tests and the demo use.
 EXTRAS_lint := demo,lint
+# Only the pictures of the benchmarks need matplotlib.
+$(READY)-plots: | $(READY)-demo
+	@echo "installing matplotlib into $(VENV)"
+	@$(PIP_INSTALL) 'matplotlib>=3.8'
+	@touch $@
 $(READY)-build: | $(READY)
 	@echo "installing build into $(VENV)"
 	@$(PIP_INSTALL) 'build>=1.2'

@@ -118,6 +118,11 @@ def judge(replay: Replay, scenario: Scenario) -> Errors:
     )
 
 
+def rms(values: Floats) -> float:
+    """Return the root of the mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 def naive_differences(replay: Replay, starts: Floats, ends: Floats) -> Floats:
     """Return what two readings of the counter say about each span."""
     padded = np.append(0.0, replay.shown_joules)

@@ -1,10 +1,12 @@
-"""How right the energies of short windows are, against made-up loads whose truth is known.
+"""How right the energies of short windows are, against loads whose truth is known.
 
     python benchmarks/accuracy/run.py [--quick] [--seeds 8] [--output FILE]
 
-Each row replays loads of windows shorter and longer than the counter's period. A "<" is followed
-by the limit; rows that break one are listed below the table, and the exit status is then 1. The
-naive difference of two readings and interpolation between refreshes stand beside the fit.
+Each row of the first table replays made-up loads of windows shorter and longer than the counter's
+period; two loads that a split can get wrong follow, and then metered power of real boards
+(`trace_table`). A "<" is followed by the limit; what breaks one is listed below its table, and the
+exit status is then 1. The naive difference of two readings and interpolation between refreshes
+stand beside the fit.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from judge import PHASES, Errors, judge, naive_differences, resolve
+from judge import PHASES, Errors, judge, naive_differences, resolve, rms
+from progress import progress
 from scenarios import MAX_WATTS, Scenario, alternating, draw
+from trace_table import trace_lines
 
 import mlmeter
 
@@ -90,11 +95,6 @@ def _rows() -> list[Row]:
     ]
 
 
-def rms(values: np.ndarray) -> float:
-    """Return the root of the mean square."""
-    return float(np.sqrt(np.mean(np.square(values))))
-
-
 def table_line(row: Row, runs: Sequence[Errors]) -> tuple[str, list[str]]:
     """Return one line of the table and what is wrong with it."""
     window = 100 * float(np.sqrt(np.mean([np.mean(run.window**2) for run in runs])))
@@ -148,7 +148,11 @@ def table(seeds: int) -> Iterator[str]:
     yield "T ms, gaps     ms RMS/A-sum RMS/A-sum  RMS<must    RMS<must   stat+sys  95 %"
     failed, inside = [], []
     for row in _rows():
-        runs = [judge(draw(row.scenario, seed), row.scenario) for seed in range(seeds)]
+        runs = []
+        for seed in range(seeds):
+            progress(f"{row.scenario.name}, {1e3 * row.scenario.window_seconds:g} ms, seed {seed}")
+            runs.append(judge(draw(row.scenario, seed), row.scenario))
+        progress("")
         line, failures = table_line(row, runs)
         yield line
         failed += [f"FAIL {line[:17].strip()} ms: {failure}" for failure in failures]
@@ -194,7 +198,9 @@ def case_lines(runs: int) -> Iterator[str]:
     yield "windows in turn        ms  p90 error A, B  median naive  resolved  held"
     failed = []
     for case in CASES:
+        progress(f"{case.name}, {1e3 * case.window_seconds:g} ms")
         errors, naive, resolved, held = _case_runs(case, runs)
+        progress("")
         worst = 100 * np.percentile(np.abs(errors), 90, axis=0)
         yield (
             f"{case.name:22}{1e3 * case.window_seconds:3.0f}  {worst[0]:6.2f} {worst[1]:7.2f}"
@@ -269,9 +275,7 @@ def main() -> int:
 
     tell(machine())
     tell(f"{seeds} seeds per row, {cases} runs per case")
-    for line in table(seeds):
-        tell(line)
-    for line in case_lines(cases):
+    for line in chain(table(seeds), [""], case_lines(cases), [""], trace_lines()):
         tell(line)
     tell(f"{time.perf_counter() - started:.0f} s")
     if options.output:
