@@ -15,6 +15,7 @@ import numpy as np
 from mlmeter.energy.banded import factorise, halfway, inverse_band, rest_of_the_way
 from mlmeter.energy.label_power import Design
 from mlmeter.energy.membership import Membership, join
+from mlmeter.energy.occupancy import Occupancy
 from mlmeter.energy.phase_power import CHUNK_BLOCKS, PhasePowerFit, chunks
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Groups that are long in one block, as when very many windows overlap; the others of them are
 # not told.
 MOST_LONG_GROUPS = 400
+# Groups x intervals / cells, up to which a table of all is made.
+MOST_CELLS_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,11 @@ def group_variances(fit: PhasePowerFit, members: Membership) -> Floats:
         members: the groups.
     """
     parts, scatter = fit.occupancy, fit.scatter
+    # Time before all segments has number 0, and time after them the last one.
+    own = parts.part_segment + 1
+    own[len(own) - 1] = own[-1] or len(parts.segments.label) + 1
     order = np.argsort(members.segment, kind="stable")
-    part, member = join(members.segment[order], parts.part_segment)
+    member, part = join(own, members.segment[order] + 1)
     group, weight = members.group[order][member], members.weight[order][member]
     seconds, label = parts.part_seconds[part] * weight, parts.part_label[part]
     # Covariance of a part's energy with its mean power, as the counter sees it.
@@ -89,12 +95,32 @@ def _cells_of(fit: PhasePowerFit, part: Indices, group: Indices, gain: Floats) -
     joules = parts.piece_sensed_seconds[piece] * gain[member]
     group = group[member]
     intervals = max(len(parts.joules), 1)
+    groups = int(group.max(initial=0)) + 1
+    if groups * intervals <= MOST_CELLS_RATIO * len(group):
+        # Few groups that are everywhere, as phases are: counting is faster than sorting.
+        flat = np.bincount(group * intervals + interval, joules).astype(np.float64)
+        return _dense_cells(flat, groups, intervals, parts)
     chunk = interval // (CHUNK_BLOCKS * parts.size)
-    key = (chunk * (int(group.max(initial=0)) + 1) + group) * intervals + interval
+    key = (chunk * groups + group) * intervals + interval
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     summed = np.add.reduceat(joules[order], first) if len(first) else np.zeros(0)
     return _Cells(group[order][first], interval[order][first], summed)
+
+
+def _dense_cells(joules: Floats, groups: int, intervals: int, parts: Occupancy) -> _Cells:
+    """Return the cells of a table of groups and intervals, shape (groups x intervals,), by chunks."""
+    table = np.pad(joules, (0, groups * intervals - len(joules))).reshape(groups, intervals)
+    per_chunk = CHUNK_BLOCKS * parts.size
+    found = []
+    for start in range(0, intervals, per_chunk):
+        group, interval = np.nonzero(table[:, start : start + per_chunk])
+        found.append(_Cells(group, interval + start, table[group, interval + start]))
+    return _Cells(
+        np.concatenate([cells.group for cells in found]),
+        np.concatenate([cells.interval for cells in found]),
+        np.concatenate([cells.joules for cells in found]),
+    )
 
 
 def _tell(fit: PhasePowerFit, chosen: Indices, cells: _Cells, variances: Floats, exposure: Floats) -> None:

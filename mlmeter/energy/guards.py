@@ -32,6 +32,7 @@ NEIGHBOUR_RATIO = 0.05
 HULL_MARGIN_INTERVALS = 2
 FEWEST_INTERVALS = 8
 MOST_LAGS = 20
+MOST_REPEATS = 20_000
 PURE_LEVERAGE, ENOUGH_PURE_INTERVALS = 0.5, 10
 # The lag is shifted by this at first, and by less while the counter contradicts it.
 FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS = 3e-3, 0.03
@@ -187,6 +188,9 @@ def _lever(intervals: _Intervals, label: int, neighbours: NDArray[np.bool_], edg
 
 def _strongest_repeat(shares: Floats) -> float:
     """Return the largest absolute autocorrelation: near 1 for a beat, small for chance."""
+    # A beat shows in a part of a long session, too.
+    middle = max(0, (len(shares) - MOST_REPEATS) // 2)
+    shares = shares[middle : middle + MOST_REPEATS]
     deviations = shares - shares.mean()
     total = float(deviations @ deviations)
     lags = range(1, min(MOST_LAGS, len(shares) // 4) + 1)

@@ -14,7 +14,6 @@ import numpy as np
 
 from mlmeter.energy.banded import factorise, halfway, log_determinants
 from mlmeter.energy.occupancy import Occupancy
-from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +77,7 @@ class Means:
 def search_blocks(parts: Occupancy, most: int = SEARCH_BLOCKS) -> Indices:
     """Return the blocks that a search looks at: evenly spread ones and those with most of a label."""
     spread = np.linspace(0, parts.blocks - 1, min(most, parts.blocks)).round().astype(np.int64)
-    cells = parts.piece_interval // parts.size * parts.labels + parts.piece_label
+    cells = parts.piece_interval // parts.size * parts.labels + parts.part_label[parts.piece_part]
     flat = np.bincount(cells, parts.piece_seconds, minlength=parts.blocks * parts.labels)
     fullest = np.argsort(flat.reshape(parts.blocks, parts.labels), axis=0)[-SEARCH_BLOCKS_PER_LABEL:]
     return np.unique(np.concatenate([spread, fullest.ravel()]))
@@ -147,17 +146,19 @@ class Design:
     def of(cls, parts: Occupancy, chosen: Indices) -> Design:
         """Collect what some blocks say."""
         pieces = parts.pieces_of(chosen)
-        label, part = parts.piece_label[pieces], parts.piece_part[pieces]
-        seconds = parts.piece_sensed_seconds[pieces]
+        part, seconds = parts.piece_part[pieces], parts.piece_sensed_seconds[pieces]
+        label = parts.part_label[part]
         cell = parts.cells_of(parts.piece_interval[pieces], chosen)
-        shape = parts.size, len(chosen)
-        columns = np.zeros((parts.labels + 1, shape[0] * shape[1]))
-        for number in np.unique(label):
-            own = label == number
-            columns[number] = np.bincount(cell[own], seconds[own], minlength=columns.shape[1])
-        joules = parts.by_block(np.where(parts.usable, parts.joules, 0.0), chosen)
-        columns[-1] = joules.ravel() - parts.mean_watts * columns[:-1].sum(axis=0)
-        noise = np.where(parts.usable, parts.seconds, 0.0) / parts.record.sensed_ratio
+        shape = parts.labels + 1, parts.size, len(chosen)
+        size = shape[1] * shape[2]
+        flat = np.bincount(label * size + cell, seconds, minlength=shape[0] * size)
+        columns = flat.reshape(shape).astype(np.float64)
+        usable = parts.by_block(parts.usable, chosen)
+        joules = parts.by_block(parts.joules, chosen) * usable
+        columns[-1] = joules - parts.mean_watts * columns[:-1].sum(axis=0)
+        fixed = parts.by_block(parts.timing_variance, chosen, beyond=1.0)
+        shared = parts.by_block(parts.shared_variance, chosen)
+        shared[-1] = 0.0
         return cls(
             chosen,
             pieces,
@@ -165,9 +166,9 @@ class Design:
             cell,
             seconds,
             _neighbours(part),
-            columns.reshape(-1, *shape),
-            _timing(parts, chosen),
-            parts.by_block(noise, chosen),
+            columns,
+            np.stack([fixed, shared]),
+            parts.by_block(parts.seconds, chosen) * usable / parts.record.sensed_ratio,
         )
 
     def unit(self, label: int | None = None, variances: Floats | None = None) -> Floats:
@@ -223,21 +224,6 @@ def _neighbours(part: Indices) -> tuple[Indices, ...]:
         late = late[part[late] == part[late - distance]]
         found.append(late)
     return tuple(found[:-1])
-
-
-def _timing(parts: Occupancy, chosen: Indices) -> Floats:
-    """Return the band of the covariance from errors of time and counting, shape (2, size, blocks)."""
-    counting = (parts.record.resolution_joules * UNIFORM_SIGMA) ** 2
-    errors = (parts.instant_watts * parts.instant_sigma_seconds) ** 2 + counting
-    usable = parts.usable
-    # An interval with a gap, or beyond the last one, says nothing: any variance will do.
-    own = np.where(usable, errors[:-1] + errors[1:], 1.0)
-    shared = np.zeros(len(own))
-    if len(own) > 1:
-        shared[:-1] = np.where(usable[:-1] & usable[1:], -errors[1:-1], 0.0)
-    band = np.stack([parts.by_block(own, chosen, beyond=1.0), parts.by_block(shared, chosen)])
-    band[1, -1] = 0.0
-    return band
 
 
 def label_means(parts: Occupancy, whitened: Sequence[Whitened]) -> Means:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # A label of fewer segments cannot tell its own scatter.
 FEWEST_SEGMENTS = 4
+MOST_COUNTED_RATIO = 4
 
 
 def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:
@@ -27,9 +28,10 @@ def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:
     """
     windows = np.where(gap, -1, np.arange(len(label)))
     last = np.maximum.accumulate(windows) if len(label) else windows
-    before = np.where(gap & (last >= 0), label[last], -1)
-    pairs = np.stack([label, np.where(gap, before, -2)])
-    return np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    labels = int(label.max(initial=0)) + 1
+    # A pair of numbers as one: the label, and that of the window before, of none, or of no gap.
+    before = np.where(gap, np.where(last >= 0, label[last], labels), labels + 1)
+    return numbered(label * (labels + 2) + before)
 
 
 def merge_rare_labels(label: Indices, phase: Indices) -> Indices:
@@ -46,4 +48,18 @@ def merge_rare_labels(label: Indices, phase: Indices) -> Indices:
         return label
     rare = np.bincount(label)[label] < FEWEST_SEGMENTS
     merged = np.where(rare, label.max() + 1 + phase, label)
-    return np.unique(merged, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbered(merged)
+
+
+def numbered(values: Indices) -> Indices:
+    """Number the different values from 0 in their order, shape as `values`.
+
+    Args:
+        values: integers from 0; far fewer different ones than values, so that counting is faster
+            than sorting.
+    """
+    most = int(values.max(initial=0)) + 1
+    if most > MOST_COUNTED_RATIO * len(values) + MOST_COUNTED_RATIO:
+        return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    present = np.bincount(values, minlength=most) > 0
+    return np.asarray((np.cumsum(present) - 1)[values], dtype=np.int64)

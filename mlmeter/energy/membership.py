@@ -54,9 +54,16 @@ class Membership:
 
 
 def join(keys: Indices, wanted: Indices) -> tuple[Indices, Indices]:
-    """Return all pairs (place in `wanted`, place in the ascending `keys`) of equal values."""
-    first = np.searchsorted(keys, wanted)
-    count = np.searchsorted(keys, wanted, side="right") - first
+    """Return all pairs (place in `wanted`, place in `keys`) of equal values.
+
+    Args:
+        keys: integers from 0, ascending.
+        wanted: integers from 0.
+    """
+    size = max(int(keys[-1]) if len(keys) else 0, int(wanted.max(initial=0))) + 1
+    counts = np.bincount(keys, minlength=size)
+    starts = np.cumsum(counts) - counts
+    count = counts[wanted]
+    skipped = np.cumsum(count) - count
     left = np.repeat(np.arange(len(wanted)), count)
-    skipped = np.cumsum(count) - count - first
-    return left, np.arange(len(left)) - skipped[left]
+    return left, np.arange(len(left)) + np.repeat(starts[wanted] - skipped, count)

@@ -111,8 +111,10 @@ class Occupancy:
         instants: refreshes as the fit takes them, ascending, shape (intervals + 1,).
         instant_sigma_seconds: uncertainty of each of them, shape (intervals + 1,).
         instant_watts: power about each of them, shape (intervals + 1,).
-        joules: energy of each interval, shape (intervals,).
-        usable: whether an interval is free of gaps, shape (intervals,).
+        seconds, joules: length and energy of each interval, shape (intervals,).
+        usable: whether an interval is free of gaps, shape (intervals,); others say nothing.
+        timing_variance, shared_variance: variance of the energy of each interval from errors of
+            time and counting, and its covariance with the next one, shape (intervals,).
         mean_watts: mean power between the first and the last refresh; the middle of what is
             possible if there are not two.
         part_segment: segment of each part, -1 for time outside all segments, shape (parts,).
@@ -130,8 +132,11 @@ class Occupancy:
     instants: Floats
     instant_sigma_seconds: Floats
     instant_watts: Floats
+    seconds: Floats
     joules: Floats
     usable: NDArray[np.bool_]
+    timing_variance: Floats
+    shared_variance: Floats
     mean_watts: float
     part_segment: Indices
     part_label: Indices
@@ -149,16 +154,6 @@ class Occupancy:
         return self.segments.labels
 
     @property
-    def seconds(self) -> Floats:
-        """Length of each interval, shape (intervals,)."""
-        return np.diff(self.instants)
-
-    @property
-    def piece_label(self) -> Indices:
-        """Label of each piece, shape (pieces,)."""
-        return self.part_label[self.piece_part]
-
-    @property
     def period_seconds(self) -> float:
         """Mean time from refresh to refresh."""
         return float(self.instants[-1] - self.instants[0]) / max(len(self.joules), 1)
@@ -171,7 +166,7 @@ class Occupancy:
 
     def occupied_seconds(self) -> Floats:
         """Return the seconds that each label spends in each interval, shape (intervals, labels)."""
-        cells = self.piece_interval * self.labels + self.piece_label
+        cells = self.piece_interval * self.labels + self.part_label[self.piece_part]
         flat = np.bincount(cells, self.piece_seconds, minlength=len(self.joules) * self.labels)
         return flat.reshape(len(self.joules), self.labels).astype(np.float64)
 
@@ -193,8 +188,10 @@ class Occupancy:
             Shape (size, chosen blocks).
         """
         interval = chosen * self.size + np.arange(self.size)[:, None]
-        padded = np.append(values, beyond)
-        return np.asarray(padded[np.minimum(interval, len(values))], dtype=np.float64)
+        if not len(values):
+            return np.full(interval.shape, beyond)
+        found = values[np.minimum(interval, len(values) - 1)]
+        return np.asarray(np.where(interval < len(values), found, beyond), dtype=np.float64)
 
 
 def ranges(starts: Indices, ends: Indices) -> Indices:
@@ -226,14 +223,19 @@ def occupancy(
     cuts, segment, label = _parts(segments, instants, size)
     interval, part, edges = _pieces(instants, cuts)
     usable = _gapless(record, instants)
+    watts = _instant_watts(instants, joules, mean_watts, record)
+    own, shared = _timing_variances((watts * sigma) ** 2, usable, record.resolution_joules)
     return Occupancy(
         record=record,
         segments=segments,
         instants=instants,
         instant_sigma_seconds=sigma,
-        instant_watts=_instant_watts(instants, joules, mean_watts, record),
+        instant_watts=watts,
+        seconds=np.diff(instants),
         joules=np.diff(joules),
         usable=usable,
+        timing_variance=own,
+        shared_variance=shared,
         mean_watts=mean_watts,
         part_segment=segment,
         part_label=label,
@@ -294,6 +296,23 @@ def _gapless(record: CounterRecord, instants: Floats) -> NDArray[np.bool_]:
     begun = np.searchsorted(record.gap_starts, instants[1:])
     ended = np.searchsorted(record.gap_ends, instants[:-1], side="right")
     return np.asarray(begun <= ended)
+
+
+def _timing_variances(
+    errors: Floats, usable: NDArray[np.bool_], resolution_joules: float
+) -> tuple[Floats, Floats]:
+    """Return what neighbouring intervals have of errors at refreshes: each its own, and with the next.
+
+    Args:
+        errors: variance of the energy up to each refresh, shape (intervals + 1,).
+        usable: whether an interval says anything, shape (intervals,); of others any variance will do.
+        resolution_joules: one count.
+    """
+    errors = errors + (resolution_joules * UNIFORM_SIGMA) ** 2
+    own = np.where(usable, errors[:-1] + errors[1:], 1.0)
+    shared = np.zeros(len(own))
+    shared[:-1] = np.where(usable[:-1] & usable[1:], -errors[1:-1], 0.0)
+    return own, shared
 
 
 def _sensed_seconds(record: CounterRecord, instants: Floats, edges: Floats, interval: Indices) -> Floats:

@@ -329,13 +329,18 @@ def _labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) ->
     is_parent = np.zeros(len(windows), dtype=np.bool_)
     is_parent[windows.parent[1:]] = True
     is_parent[0] = True
-    # Several owners make one label of their own: that of the set of their labels.
-    codes = np.random.default_rng(0).integers(1, 2**62, int(windows.label.max()) + 2, dtype=np.uint64)
-    code = np.zeros(size, dtype=np.uint64)
-    np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
+    label = np.zeros(size, dtype=np.int64)
+    label[spans.segment] = windows.label[owner] + 1
+    shared = ownership.owners > 1
+    if shared.any():
+        # Several owners make one label of their own: that of the set of their labels.
+        names = int(windows.label.max()) + 2
+        codes = np.random.default_rng(0).integers(1, 2**62, names, dtype=np.uint64)
+        code = np.zeros(size, dtype=np.uint64)
+        np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
+        label[shared] = names + np.unique(code[shared], return_inverse=True)[1].reshape(-1)
     gap = np.ones(size, dtype=np.bool_)
     gap[spans.segment[~is_parent[owner]]] = False
     phase = np.zeros(size, dtype=np.int64)
     phase[spans.segment] = phase_of_window[owner]
-    label = np.unique(code, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return merge_rare_labels(gap_labels(label, gap), phase)
