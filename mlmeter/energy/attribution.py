@@ -93,26 +93,67 @@ class Energies:
         return np.clip(ratio, 0.0, 1.0)
 
 
-@dataclass(frozen=True)
 class Attribution:
-    """All energies of one domain in one session.
+    """All energies of one domain in one session; those of windows are found when asked for.
 
     Attributes:
         timeline: the curve that they come from; that of the counter's own time if it lags.
-        owned, enclosed: per window without and with what is inside it, shape (windows,), as far
-            as the curve alone tells; row 0 is the session.
-        phases: per phase, shape (phases,).
-        total: the session, shape (1,).
         split: the fit that they come from, or what judges integrated power; None where the
             curve of a counter was interpolated.
     """
 
-    timeline: Timeline
-    owned: Energies
-    enclosed: Energies
-    phases: Energies
-    total: Energies
-    split: Split | GaugeIntervals | None = None
+    def __init__(
+        self,
+        domain: Domain,
+        timeline: Timeline,
+        windows: Windows,
+        ownership: Ownership,
+        phase_of_window: NDArray[np.int64],
+        split: Split | None,
+    ) -> None:
+        self.timeline = timeline if split is None else split.timeline
+        self.split: Split | GaugeIntervals | None = split
+        if split is None:
+            self.split = gauge_intervals_of(timeline, windows, ownership)
+        self._domain, self._windows, self._ownership = domain, windows, ownership
+        self._phase_of_window = phase_of_window
+        self._method = timeline.method if split is None else METHOD
+        edges = ownership.edges
+        self._steps = np.diff(timeline.energy_at(edges)) if split is None else split.steps
+
+    @cached_property
+    def total(self) -> Energies:
+        """The session, shape (1,)."""
+        start, end = self._windows.start[:1], self._windows.end[:1]
+        low, high = self.timeline.bounds(start, end)
+        covered = self.timeline.covered_seconds(start, end)
+        found = self._energies(np.stack([self._steps.sum(keepdims=True), low, high, covered, end - start]))
+        return found if self.split is None else self.split.whole(found)
+
+    @cached_property
+    def phases(self) -> Energies:
+        """Energy of each phase, shape (phases,)."""
+        phase_of_piece = self._phase_of_window[self._ownership.owner]
+        phases = int(self._phase_of_window.max()) + 1
+        if self._ownership.concurrent_piece.any():
+            columns = _sum_by(phase_of_piece, self._piece_table(), phases)
+        else:
+            columns = self._undivided_phases(phases)
+        _tighten_phases(self.timeline, self._ownership, phase_of_piece, columns, self.total)
+        found = self._energies(columns)
+        return found if self.split is None else self.split.by_phase(found, self._phase_of_window)
+
+    @cached_property
+    def owned(self) -> Energies:
+        """Energy that each window has for itself, as far as the curve alone tells; shape (windows,)."""
+        return self._energies(_sum_by(self._ownership.owner, self._piece_table(), len(self._windows)))
+
+    @cached_property
+    def enclosed(self) -> Energies:
+        """Energy of each window with all inside it, as far as the curve alone tells; shape (windows,)."""
+        columns = add_to_enclosing(self._windows, self._ownership, self._piece_table())
+        _tighten_undivided(self.timeline, self._windows, self._ownership, columns)
+        return self._energies(columns)
 
     @cached_property
     def exclusive(self) -> Energies:
@@ -123,6 +164,44 @@ class Attribution:
     def inclusive(self) -> Energies:
         """Energy of each window with all inside it, shape (windows,); row 0 is the session."""
         return self.enclosed if self.split is None else self.split.enclosed(self.enclosed)
+
+    def _energies(self, columns: NDArray[np.float64]) -> Energies:
+        """Make energies of value, low, high, metered and all seconds, shape (5, spans)."""
+        value, low, high, covered, seconds = columns
+        value = np.maximum(value, 0.0)
+        low, high = np.minimum(low, value), np.maximum(high, value)
+        return Energies(self._domain, self._method, value, low, high, covered, seconds, self.timeline.known)
+
+    def _piece_table(self) -> NDArray[np.float64]:
+        """Value, low, high, metered and all seconds of each piece, shape (5, pieces).
+
+        Several owners of one instant each get an equal part of its energy and of its time.
+        """
+        edges, shared_out = self._ownership.edges, self._ownership.share_out
+        low, high = self.timeline.bounds_between(edges, self._ownership.first, self._ownership.last)
+        shared = self._ownership.concurrent_piece
+        if shared.any():
+            every = np.arange(len(edges))
+            step_low, step_high = self.timeline.bounds_between(edges, every[:-1], every[1:])
+            low = np.where(shared, shared_out(step_low), low)
+            high = np.where(shared, shared_out(step_high), high)
+        covered = self.timeline.covered_seconds(edges[:-1], edges[1:])
+        parts = [shared_out(steps) for steps in (self._steps, covered, np.diff(edges))]
+        return np.stack([parts[0], low, high, *parts[1:]])
+
+    def _undivided_phases(self, phases: int) -> NDArray[np.float64]:
+        """Return the columns of phases without concurrent pieces: what follows each other is one span."""
+        ownership, timeline = self._ownership, self.timeline
+        phase, first, last = same_phase_runs(ownership, self._phase_of_window)
+        edges = ownership.edges
+        upto = np.concatenate(([0.0], np.cumsum(self._steps)))
+        columns = [
+            upto[last] - upto[first],
+            *timeline.bounds_between(edges, first, last),
+            timeline.covered_seconds(edges[first], edges[last]),
+            edges[last] - edges[first],
+        ]
+        return _sum_by(phase, np.stack(columns), phases)
 
 
 def pool(
@@ -166,67 +245,7 @@ def attribute(
 ) -> Attribution:
     """Give every window and every phase its share of the domain's energy."""
     split = split_of(timeline, windows, ownership, phase_of_window)
-    if split is not None:
-        timeline = split.timeline
-    steps = np.diff(timeline.energy_at(ownership.edges)) if split is None else split.steps
-    table = _piece_table(timeline, ownership, steps)
-    exclusive = _sum_by(ownership.owner, table, len(windows))
-    inclusive = add_to_enclosing(windows, ownership, table)
-    _tighten_undivided(timeline, windows, ownership, inclusive)
-    n_phases = int(phase_of_window.max()) + 1
-    phases = _sum_by(phase_of_window[ownership.owner], table, n_phases)
-    total = table.sum(axis=1, keepdims=True)
-    span = windows.start[:1], windows.end[:1]
-    total[1:3] = np.array(timeline.bounds(*span))
-    _tighten_phases(timeline, ownership, phase_of_window, phases, total)
-
-    def energies(columns: NDArray[np.float64]) -> Energies:
-        value, low, high, seconds, length = columns
-        value = np.maximum(value, 0.0)
-        return Energies(
-            domain,
-            timeline.method if split is None else METHOD,
-            value,
-            np.minimum(low, value),
-            np.maximum(high, value),
-            seconds,
-            length,
-            timeline.known,
-        )
-
-    told = split or gauge_intervals_of(timeline, windows, ownership)
-    by_phase, whole = energies(phases), energies(total)
-    if told is not None:
-        by_phase, whole = told.by_phase(by_phase, phase_of_window), told.whole(whole)
-    return Attribution(timeline, energies(exclusive), energies(inclusive), by_phase, whole, told)
-
-
-def _piece_table(timeline: Timeline, ownership: Ownership, steps: Joules) -> NDArray[np.float64]:
-    """Value, low, high, metered and all seconds of each piece, shape (5, pieces).
-
-    Several owners of one instant each get an equal part of its energy and of its time.
-
-    Args:
-        timeline: what bounds the energies.
-        ownership: whose pieces.
-        steps: energy from edge to edge, shape (edges - 1,).
-    """
-    edges, shared_out = ownership.edges, ownership.share_out
-    low, high = timeline.bounds(ownership.start, ownership.end)
-    shared = ownership.concurrent_piece
-    if shared.any():
-        step_low, step_high = timeline.bounds(edges[:-1], edges[1:])
-        low = np.where(shared, shared_out(step_low), low)
-        high = np.where(shared, shared_out(step_high), high)
-    return np.stack(
-        [
-            shared_out(steps),
-            low,
-            high,
-            shared_out(timeline.covered_seconds(edges[:-1], edges[1:])),
-            shared_out(np.diff(edges)),
-        ]
-    )
+    return Attribution(domain, timeline, windows, ownership, phase_of_window, split)
 
 
 def _sum_by(index: NDArray[np.int64], table: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -257,26 +276,19 @@ def _tighten_undivided(
 def _tighten_phases(
     timeline: Timeline,
     ownership: Ownership,
-    phase_of_window: NDArray[np.int64],
+    phase_of_piece: NDArray[np.int64],
     phases: NDArray[np.float64],
-    total: NDArray[np.float64],
+    total: Energies,
 ) -> None:
-    """Bound phases by their joined runs and by what the total leaves for the others."""
-    if not ownership.concurrent_piece.any():
-        phase, start, end = same_phase_runs(ownership, phase_of_window)
-        low, high = timeline.bounds(start, end)
-        size = phases.shape[1]
-        phases[1] = np.maximum(phases[1], np.bincount(phase, weights=low, minlength=size))
-        phases[2] = np.minimum(phases[2], np.bincount(phase, weights=high, minlength=size))
-    owner_phase = phase_of_window[ownership.owner]
+    """Bound phases by all their time together and by what the total leaves for the others."""
     # A session of no length has no instants, and nothing to bound.
-    bounded = min(phases.shape[1], MOST_BOUNDED_PHASES) if len(owner_phase) else 0
+    bounded = min(phases.shape[1], MOST_BOUNDED_PHASES) if len(phase_of_piece) else 0
     for phase_number in range(bounded):
-        weights = ownership.weights(owner_phase == phase_number)
+        weights = ownership.weights(phase_of_piece == phase_number)
         low_joules, high_joules = timeline.share_bounds(ownership.edges, weights)
         phases[1, phase_number] = max(phases[1, phase_number], low_joules)
         phases[2, phase_number] = min(phases[2, phase_number], high_joules)
     if timeline.known:
         other_low, other_high = phases[1].sum() - phases[1], phases[2].sum() - phases[2]
-        phases[1] = np.maximum(phases[1], total[1] - other_high)
-        phases[2] = np.minimum(phases[2], total[2] - other_low)
+        phases[1] = np.maximum(phases[1], total.low - other_high)
+        phases[2] = np.minimum(phases[2], total.high - other_low)

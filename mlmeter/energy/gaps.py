@@ -40,9 +40,13 @@ class Gaps:
 
     def metered(self, times: Seconds) -> Seconds:
         """Return the metered time up to each instant: a clock that stands still in gaps."""
+        if not len(self.starts):
+            return times
         return np.asarray(times - np.interp(times, self.times, self.lengths), dtype=np.float64)
 
     def between(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the seconds of gap in each span."""
+        if not len(self.starts):
+            return np.zeros(len(starts))
         upto = np.interp(ends, self.times, self.lengths) - np.interp(starts, self.times, self.lengths)
         return np.asarray(upto, dtype=np.float64)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Indices = NDArray[np.int64]
 
 # Next to a step, a centred mean over w takes this share of w from one side for the other.
 SMEAR_RATIO = 1 / 8
@@ -93,6 +94,10 @@ class GaugeTimeline:
         low = self._curve(self._low, ends) - self._curve(self._low, starts)
         high = self._curve(self._high, ends) - self._curve(self._high, starts)
         return np.maximum(low, 0.0), high + self.max_power_watts * self.gaps.between(starts, ends)
+
+    def bounds_between(self, edges: Floats, first: Indices, last: Indices) -> tuple[Floats, Floats]:
+        """Return the same of spans from edge to edge."""
+        return self.bounds(edges[first], edges[last])
 
     def share_bounds(self, edges: Floats, weights: Floats) -> tuple[float, float]:
         """Return the least and the greatest energy of a part of the session's time."""

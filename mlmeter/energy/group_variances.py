@@ -57,10 +57,10 @@ def group_variances(fit: PhasePowerFit, members: Membership) -> Floats:
     """
     parts, scatter = fit.occupancy, fit.scatter
     # Time before all segments has number 0, and time after them the last one.
-    own = parts.part_segment + 1
-    own[len(own) - 1] = own[-1] or len(parts.segments.label) + 1
+    numbers = parts.part_segment + 1
+    numbers[-1] = numbers[-1] or len(parts.segments.label) + 1
     order = np.argsort(members.segment, kind="stable")
-    member, part = join(own, members.segment[order] + 1)
+    member, part = join(numbers, members.segment[order] + 1)
     group, weight = members.group[order][member], members.weight[order][member]
     seconds, label = parts.part_seconds[part] * weight, parts.part_label[part]
     # Covariance of a part's energy with its mean power, as the counter sees it.
@@ -91,7 +91,7 @@ def _cells_of(fit: PhasePowerFit, part: Indices, group: Indices, gain: Floats) -
     """
     parts = fit.occupancy
     member, piece = join(parts.piece_part, part)
-    interval = parts.piece_interval[piece]
+    interval = parts.piece_interval[piece].astype(np.int64)
     joules = parts.piece_sensed_seconds[piece] * gain[member]
     group = group[member]
     intervals = max(len(parts.joules), 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.counter_lag import excerpts, log_likelihood, refitted
+from mlmeter.energy.counter_lag import FEW_BLOCKS, changed_parts, excerpts, log_likelihood, refitted
 from mlmeter.energy.occupancy import Occupancy
 from mlmeter.energy.phase_power import PhasePowerFit
 
@@ -88,8 +88,11 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: f
         edge_seconds: errors that the shape of the power can cause, in step with the load.
         trailing_seconds: those that are alike at all edges.
     """
-    intervals = _Intervals.of(fit.occupancy, edge_seconds)
-    segments = fit.occupancy.segments
+    parts, segments = fit.occupancy, fit.occupancy.segments
+    # A long session is judged by some stretches of it.
+    few = [parts] if parts.blocks <= FEW_BLOCKS else changed_parts(parts, excerpts(parts))
+    intervals = _Intervals.of(few, edge_seconds)
+    label_seconds = np.bincount(segments.label, segments.seconds, minlength=segments.labels)
     sigmas = np.zeros(segments.labels)
     for label in range(segments.labels):
         lengths = segments.seconds[segments.label == label]
@@ -102,9 +105,9 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: f
         around_watts = np.average(fit.means.watts[neighbours], weights=beside[neighbours])
         contrast = abs(float(fit.means.watts[label] - around_watts))
         trailing = np.minimum(trailing_seconds, TRAILING_RATIO * lengths).sum()
-        lever = _lever(
-            intervals, label, neighbours, min(edge_seconds, LARGEST_EDGE_RATIO * np.median(lengths))
-        )
+        shortest = min(edge_seconds, LARGEST_EDGE_RATIO * float(np.median(lengths)))
+        stands_for = max(float(label_seconds[label] / intervals.seconds_of_label[:, label].sum()), 1.0)
+        lever = _lever(intervals, label, neighbours, shortest, stands_for)
         sigmas[label] = contrast * np.hypot(trailing, lever)
     return sigmas
 
@@ -148,22 +151,39 @@ class _Intervals:
     period_seconds: float
 
     @classmethod
-    def of(cls, parts: Occupancy, edge_seconds: float) -> _Intervals:
-        seconds = parts.occupied_seconds()
-        edges, spare = parts.segments.edges, 2 * edge_seconds
-        first = np.searchsorted(edges, parts.instants[:-1] - spare)
-        pure = first == np.searchsorted(edges, parts.instants[1:] + spare)
+    def of(cls, excerpt: Sequence[Occupancy], edge_seconds: float) -> _Intervals:
+        seconds = np.concatenate([parts.occupied_seconds() for parts in excerpt])
+        pure = np.concatenate([_pure(parts, 2 * edge_seconds) for parts in excerpt])
         # An interval of one label is full, whatever the rounding of its pieces says.
         share = np.where(
             np.count_nonzero(seconds, axis=1, keepdims=True) == 1,
             (seconds > 0).astype(np.float64),
             seconds / np.maximum(seconds.sum(axis=1, keepdims=True), np.finfo(float).tiny),
         )
-        return cls(share, seconds, pure, parts.period_seconds)
+        return cls(share, seconds, pure, float(np.mean([parts.period_seconds for parts in excerpt])))
 
 
-def _lever(intervals: _Intervals, label: int, neighbours: NDArray[np.bool_], edge_seconds: float) -> float:
-    """Return the seconds of one label that errors of time may take for another's."""
+def _pure(parts: Occupancy, spare_seconds: float) -> NDArray[np.bool_]:
+    """Tell which intervals lie within one segment with time to spare on both sides."""
+    first = np.searchsorted(parts.segments.edges, parts.instants[:-1] - spare_seconds)
+    return np.asarray(first == np.searchsorted(parts.segments.edges, parts.instants[1:] + spare_seconds))
+
+
+def _lever(
+    intervals: _Intervals,
+    label: int,
+    neighbours: NDArray[np.bool_],
+    edge_seconds: float,
+    stands_for: float,
+) -> float:
+    """Return the seconds of one label that errors of time may take for another's.
+
+    Args:
+        intervals: all or some of the session.
+        label, neighbours: what may be taken for what.
+        edge_seconds: the errors of time.
+        stands_for: how much more of the label the session has.
+    """
     share = intervals.share[:, label]
     seconds = intervals.seconds_of_label.sum(axis=1)
     ambiguous_seconds = float((np.minimum(share, 1 - share) * seconds).sum())
@@ -179,11 +199,11 @@ def _lever(intervals: _Intervals, label: int, neighbours: NDArray[np.bool_], edg
     effective = 1.0
     if spread >= 2 * edge_ratio and count >= FEWEST_INTERVALS:
         repeat = _strongest_repeat(inside)
-        effective = max(1.0, count * (1 - repeat) / (1 + repeat))
+        effective = max(1.0, stands_for * count * (1 - repeat) / (1 + repeat))
     pure = min(1.0, int((hull & intervals.pure).sum()) / ENOUGH_PURE_INTERVALS)
     leverage = max(spread, PURE_LEVERAGE * pure) * np.sqrt(effective)
     # Without any leverage nothing is known; the limits of the power then cut the uncertainty.
-    return float(ambiguous_seconds * edge_ratio / max(leverage, np.finfo(float).eps))
+    return float(stands_for * ambiguous_seconds * edge_ratio / max(leverage, np.finfo(float).eps))
 
 
 def _strongest_repeat(shares: Floats) -> float:

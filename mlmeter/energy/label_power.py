@@ -153,7 +153,7 @@ class Design:
         size = shape[1] * shape[2]
         flat = np.bincount(label * size + cell, seconds, minlength=shape[0] * size)
         columns = flat.reshape(shape).astype(np.float64)
-        usable = parts.by_block(parts.usable, chosen)
+        usable = parts.by_block(parts.usable.astype(np.float64), chosen)
         joules = parts.by_block(parts.joules, chosen) * usable
         columns[-1] = joules - parts.mean_watts * columns[:-1].sum(axis=0)
         fixed = parts.by_block(parts.timing_variance, chosen, beyond=1.0)

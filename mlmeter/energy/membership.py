@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.occupancy import ranges
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,11 +34,14 @@ class Membership:
     @classmethod
     def of_spans(cls, edges: Floats, starts: Floats, ends: Floats) -> Membership:
         """Make each span a group; spans begin and end at edges of segments."""
-        first = np.searchsorted(edges, starts, side="right") - 1
-        count = np.maximum(np.searchsorted(edges, ends) - first, 0)
-        group = np.repeat(np.arange(len(starts)), count)
-        segment = np.arange(len(group)) - np.repeat(np.cumsum(count) - count - first, count)
-        return cls(segment, group, len(starts), np.ones(len(group)))
+        return cls.of_ranges(np.searchsorted(edges, starts, side="right") - 1, np.searchsorted(edges, ends))
+
+    @classmethod
+    def of_ranges(cls, first: Indices, last: Indices) -> Membership:
+        """Make each range of segments a group, from one edge to another."""
+        count = np.maximum(last - first, 0)
+        group = np.repeat(np.arange(len(first)), count)
+        return cls(ranges(first, last), group, len(first), np.ones(len(group)))
 
     @classmethod
     def of_labels(cls, label: Indices, labels: int) -> Membership:

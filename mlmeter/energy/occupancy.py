@@ -222,7 +222,7 @@ def occupancy(
     blocks = max(1, -(-intervals // size))
     cuts, segment, label = _parts(segments, instants, size)
     interval, part, edges = _pieces(instants, cuts)
-    usable = _gapless(record, instants)
+    usable, lengths = _gapless(record, instants), np.diff(edges)
     watts = _instant_watts(instants, joules, mean_watts, record)
     own, shared = _timing_variances((watts * sigma) ** 2, usable, record.resolution_joules)
     return Occupancy(
@@ -242,8 +242,8 @@ def occupancy(
         part_seconds=np.diff(cuts),
         piece_interval=interval,
         piece_part=part,
-        piece_seconds=np.diff(edges),
-        piece_sensed_seconds=_sensed_seconds(record, instants, edges, interval) * usable[interval],
+        piece_seconds=lengths,
+        piece_sensed_seconds=_sensed_seconds(record, instants, edges, interval, usable),
         size=size,
         blocks=blocks,
     )
@@ -315,13 +315,20 @@ def _timing_variances(
     return own, shared
 
 
-def _sensed_seconds(record: CounterRecord, instants: Floats, edges: Floats, interval: Indices) -> Floats:
+def _sensed_seconds(
+    record: CounterRecord,
+    instants: Floats,
+    edges: Floats,
+    interval: Indices,
+    usable: NDArray[np.bool_],
+) -> Floats:
     """Return by how much the power of each piece enters the energy of its interval, in seconds."""
-    if record.sensed_ratio >= 1.0 or not len(interval):
-        return np.diff(edges)
-    watched_from = instants[1:] - record.sensed_ratio * np.diff(instants)
-    watched = edges[1:] - np.maximum(edges[:-1], watched_from[interval])
-    return np.asarray(np.maximum(watched, 0.0) / record.sensed_ratio, dtype=np.float64)
+    lengths = np.diff(edges)
+    if record.sensed_ratio < 1.0:
+        watched_from = instants[1:] - record.sensed_ratio * np.diff(instants)
+        watched = edges[1:] - np.maximum(edges[:-1], watched_from[interval])
+        lengths = np.maximum(watched, 0.0) / record.sensed_ratio
+    return lengths if usable.all() else lengths * usable[interval]
 
 
 def _instant_watts(instants: Floats, joules: Floats, mean_watts: float, record: CounterRecord) -> Floats:

@@ -135,7 +135,7 @@ class Split:
     def _sharpened(self, energies: Energies, group: Indices, piece: Indices, groups: int) -> Energies:
         """Return energies with the interval of the fit, within their hard bounds."""
         ownership = self.ownership
-        spans = Membership.of_spans(ownership.edges, ownership.start[piece], ownership.end[piece])
+        spans = Membership.of_ranges(ownership.first[piece], ownership.last[piece])
         weight = 1.0 / np.maximum(ownership.owners[spans.segment], 1)
         members = Membership(spans.segment, group[spans.group], groups, weight)
         found = group_energies(self.fit, self.systematic_joules, members)
@@ -176,12 +176,9 @@ def split_of(
     enough = len(timeline.joules) > FEWEST_INTERVALS and 2 <= segments <= MOST_SEGMENTS
     if not measured or not enough or (fast and _edges_tell(timeline, windows, ownership.edges)):
         return None
-    pieces = np.searchsorted(ownership.edges, ownership.end) - np.searchsorted(
-        ownership.edges, ownership.start
-    )
-    if pieces.sum() > MOST_MEMBERSHIPS:
+    if (ownership.last - ownership.first).sum() > MOST_MEMBERSHIPS:
         return None
-    label = _labels(windows, ownership, phase_of_window)
+    label = segment_labels(windows, ownership, phase_of_window)
     labels = int(label.max()) + 1
     record = _record_of(timeline)
     if labels > MOST_LABELS or labels * len(record.joules) > MOST_OCCUPATIONS:
@@ -321,9 +318,9 @@ def _interval_watts(parts: Occupancy, noise_density: float) -> tuple[Floats, Flo
     return parts.joules / seconds, variance
 
 
-def _labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:
+def segment_labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:
     """Label each segment by its owners; gaps also by the window before them, shape (segments,)."""
-    spans = Membership.of_spans(ownership.edges, ownership.start, ownership.end)
+    spans = Membership.of_ranges(ownership.first, ownership.last)
     owner = ownership.owner[spans.group]
     size = len(ownership.edges) - 1
     is_parent = np.zeros(len(windows), dtype=np.bool_)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Seconds = NDArray[np.float64]
+    Indices = NDArray[np.int64]
     Joules = NDArray[np.float64]
 
 
@@ -39,6 +40,14 @@ class Timeline(Protocol):
 
     def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
         """Return the least and the greatest energy that each span can have."""
+
+    def bounds_between(self, edges: Seconds, first: Indices, last: Indices) -> tuple[Joules, Joules]:
+        """Return the same of spans from edge to edge.
+
+        Args:
+            edges: instants, ascending, shape (edges,).
+            first, last: numbers of the edges at which spans start and end, shape (spans,).
+        """
 
     def share_bounds(self, edges: Seconds, weights: Seconds) -> tuple[float, float]:
         """Return the least and the greatest energy of a part of the session's time.
@@ -138,17 +147,35 @@ class CounterTimeline:
         if late.any():
             behind = self.gaps.metered(times) - self.gaps.metered(knots[-1:])
             energies = np.where(late, values[-1] + behind * self._end_power(-1), energies)
-        lower, upper = self._lower(times), self._upper(times)
+        lower, upper = self._limits(times)
         return np.asarray(np.clip(energies, lower, np.maximum(lower, upper)), dtype=np.float64)
 
     def bounds(self, starts: Seconds, ends: Seconds) -> tuple[Joules, Joules]:
         """Return the least and the greatest energy that each span can have."""
+        at_starts, at_ends = self._limits(starts), self._limits(ends)
+        return self._span_bounds(at_starts, at_ends, starts, ends)
+
+    def bounds_between(self, edges: Seconds, first: Indices, last: Indices) -> tuple[Joules, Joules]:
+        """Return the same of spans from edge to edge."""
+        lower, upper = self._limits(edges)
+        return self._span_bounds(
+            (lower[first], upper[first]), (lower[last], upper[last]), edges[first], edges[last]
+        )
+
+    def _span_bounds(
+        self,
+        at_starts: tuple[Joules, Joules],
+        at_ends: tuple[Joules, Joules],
+        starts: Seconds,
+        ends: Seconds,
+    ) -> tuple[Joules, Joules]:
+        """Bound spans, given the limits of the energy at both ends."""
         gap_seconds = self.gaps.between(starts, ends)
         metered = np.maximum(ends - starts - gap_seconds, 0.0)
         low, high = self.min_power_watts * metered, self.max_power_watts * metered
         if not self.part_time:
-            low = np.maximum(self._lower(ends) - self._upper(starts), low)
-            high = np.minimum(self._upper(ends) - self._lower(starts), high)
+            low = np.maximum(at_ends[0] - at_starts[1], low)
+            high = np.minimum(at_ends[1] - at_starts[0], high)
         low = np.maximum(low, 0.0)
         high = np.maximum(low, high) + self.max_power_watts * gap_seconds
         # An estimate can be wrong by its factors, wherever the refreshes were.
@@ -179,8 +206,9 @@ class CounterTimeline:
         starts, ends = self.after[:-1], self.before[1:]
         steps, part_seconds = np.diff(self.joules), part(starts, ends, metered)
         rest_seconds = np.maximum(self.gaps.metered(ends) - self.gaps.metered(starts) - part_seconds, 0.0)
-        low = np.maximum(steps - self.max_power_watts * rest_seconds, 0.0).sum()
-        high = np.minimum(steps + self.resolution_joules, self.max_power_watts * part_seconds).sum()
+        least, most = self.min_power_watts, self.max_power_watts
+        low = np.maximum(steps - most * rest_seconds, least * part_seconds).sum()
+        high = np.minimum(steps + self.resolution_joules - least * rest_seconds, most * part_seconds).sum()
         # Before the first and after the last refresh, and in gaps, only the power is limited.
         open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
         open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
@@ -216,36 +244,25 @@ class CounterTimeline:
             np.minimum.accumulate(self.joules - most * self._after),
         )
 
-    def _neighbours(self, times: Seconds) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Indices of the last row surely before and of the row after it, clipped to the rows."""
-        after = np.searchsorted(self.before, times, side="right")
-        return np.maximum(after - 1, 0), np.minimum(after, len(self.before) - 1)
-
-    def _lower(self, times: Seconds) -> Joules:
-        """Least energy at `times`, from all rows before and all rows after."""
-        before, after = self._neighbours(times)
-        least, most = self.min_power_watts, self.max_power_watts
-        metered = self.gaps.metered(times)
-        seen, ahead, _ = self._extremes
-        from_last = seen[before] + least * np.maximum(metered, self._before[before])
-        from_next = ahead[after] + most * np.minimum(metered, self._before[after])
-        none_before, none_after = times < self.before[0], times >= self.before[-1]
-        from_last = np.where(none_before, -np.inf, from_last)
-        from_next = np.where(none_after, -np.inf, from_next)
-        return np.asarray(np.maximum(from_last, from_next), dtype=np.float64)
-
-    def _upper(self, times: Seconds) -> Joules:
-        """Greatest energy at `times`, from all rows before and the rows after."""
-        before, after = self._neighbours(times)
+    def _limits(self, times: Seconds) -> tuple[Joules, Joules]:
+        """Least and greatest energy at `times`, from all rows before and after."""
+        behind = np.searchsorted(self.before, times, side="right")
+        before, after = np.maximum(behind - 1, 0), np.minimum(behind, len(self.before) - 1)
         least, most, count = self.min_power_watts, self.max_power_watts, self.resolution_joules
         metered = self.gaps.metered(times)
-        from_last = self._extremes[2][before] + count + most * metered
-        ahead = self._after[after] - metered
-        from_next = self.joules[after] + count - np.where(ahead >= 0, least * ahead, most * ahead)
-        none_before, none_after = times < self.before[0], times >= self.before[-1]
-        from_last = np.where(none_before, np.inf, from_last)
-        from_next = np.where(none_after, np.inf, from_next)
-        return np.asarray(np.minimum(from_last, from_next), dtype=np.float64)
+        seen, ahead, surely = self._extremes
+        next_before, next_after = self._before[after], self._after[after] - metered
+        lower_before = seen[before] + least * np.maximum(metered, self._before[before])
+        lower_after = ahead[after] + most * np.minimum(metered, next_before)
+        upper_before = surely[before] + count + most * metered
+        upper_after = self.joules[after] + count - np.where(next_after >= 0, least, most) * next_after
+        none_before, none_after = behind == 0, behind == len(self.before)
+        for unknown, lower, upper in (
+            (none_before, lower_before, upper_before),
+            (none_after, lower_after, upper_after),
+        ):
+            lower[unknown], upper[unknown] = -np.inf, np.inf
+        return np.maximum(lower_before, lower_after), np.minimum(upper_before, upper_after)
 
 
 def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | None = None) -> Timeline | None:

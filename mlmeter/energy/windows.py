@@ -57,6 +57,7 @@ class Ownership:
     Attributes:
         owner, start, end: pieces in which a window is innermost, shape (pieces,).
         edges: all instants at which an owner changes, ascending, shape (edges,).
+        first, last: number of the edge at which a piece starts and ends, shape (pieces,).
         owners: number of owners from each edge to the next, shape (edges - 1,).
         concurrent_piece: whether a piece is shared anywhere, shape (pieces,).
         concurrent: whether a window shares any instant, shape (windows,).
@@ -67,6 +68,8 @@ class Ownership:
     start: Seconds
     end: Seconds
     edges: Seconds
+    first: Indices
+    last: Indices
     owners: Indices
     concurrent_piece: NDArray[np.bool_]
     concurrent: NDArray[np.bool_]
@@ -80,11 +83,9 @@ class Ownership:
         Args:
             steps: amounts from each edge to the next, shape (edges - 1,).
         """
-        first = np.searchsorted(self.edges, self.start)
-        last = np.searchsorted(self.edges, self.end)
         # An instant without an owner cannot be: the session owns what no window does.
         sums = np.concatenate(([0.0], np.cumsum(steps / np.maximum(self.owners, 1))))
-        return np.asarray(sums[last] - sums[first])
+        return np.asarray(sums[self.last] - sums[self.first])
 
     def weights(self, member: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return which part of each instant belongs to a set of pieces, shape (edges - 1,).
@@ -93,8 +94,8 @@ class Ownership:
             member: whether a piece belongs to the set, shape (pieces,).
         """
         changes = np.zeros(len(self.edges))
-        np.add.at(changes, np.searchsorted(self.edges, self.start[member]), 1.0)
-        np.add.at(changes, np.searchsorted(self.edges, self.end[member]), -1.0)
+        np.add.at(changes, self.first[member], 1.0)
+        np.add.at(changes, self.last[member], -1.0)
         return np.asarray(np.cumsum(changes)[:-1] / np.maximum(self.owners, 1))
 
 
@@ -112,7 +113,9 @@ def resolve_ownership(windows: Windows) -> Ownership:
     concurrent_piece = shared[last] - shared[first] > ROUNDING_SECONDS
     concurrent = np.zeros(len(windows), dtype=np.bool_)
     concurrent[owner[concurrent_piece]] = True
-    return Ownership(owner, start, end, edges, owners, concurrent_piece, concurrent, outlives[owner])
+    return Ownership(
+        owner, start, end, edges, first, last, owners, concurrent_piece, concurrent, outlives[owner]
+    )
 
 
 def _innermost_pieces(windows: Windows, outlives: NDArray[np.bool_]) -> tuple[Indices, Seconds, Seconds]:
@@ -207,21 +210,21 @@ def outliving(windows: Windows) -> NDArray[np.bool_]:
     return with_descendants(windows.parent, has_parent & sticks_out)
 
 
-def same_phase_runs(ownership: Ownership, phase_of_owner: Indices) -> tuple[Indices, Seconds, Seconds]:
+def same_phase_runs(ownership: Ownership, phase_of_owner: Indices) -> tuple[Indices, Indices, Indices]:
     """Join consecutive pieces of one phase: inner edges then cancel instead of adding uncertainty.
 
     Only for sessions without concurrent pieces.
 
     Returns:
-        phase, start and end of each run, in order of time.
+        phase and numbers of the first and the last edge of each run, in order of time.
     """
     phase = phase_of_owner[ownership.owner]
     if not len(phase):
-        return phase, ownership.start, ownership.end
-    new = np.concatenate(([True], (phase[1:] != phase[:-1]) | (ownership.start[1:] > ownership.end[:-1])))
+        return phase, ownership.first, ownership.last
+    new = np.concatenate(([True], (phase[1:] != phase[:-1]) | (ownership.first[1:] > ownership.last[:-1])))
     first = np.flatnonzero(new)
     last = np.concatenate((first[1:] - 1, [len(phase) - 1]))
-    return phase[first], ownership.start[first], ownership.end[last]
+    return phase[first], ownership.first[first], ownership.last[last]
 
 
 def add_to_enclosing(

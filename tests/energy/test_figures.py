@@ -51,7 +51,8 @@ def test_bounds_of_a_window(
 def test_bounds_of_the_curve(timeline: CounterTimeline, time: float, low: float, high: float) -> None:
     """The curve's own bounds at an instant."""
     at = np.array([time])
-    assert (round(float(timeline._lower(at)[0]), 3), round(float(timeline._upper(at)[0]), 3)) == (low, high)
+    lower, upper = timeline._limits(at)
+    assert (round(float(lower[0]), 3), round(float(upper[0]), 3)) == (low, high)
 
 
 def edge_energy(start: float, end: float) -> tuple[float, float]:
