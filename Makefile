@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy build clean
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-peers build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -51,6 +51,9 @@ bench-overhead: $(READY)-demo  ## measure what metering costs the metered progra
 
 bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
 	@$(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
+
+bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
+	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist
