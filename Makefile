@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
-  gpu-experiments build clean
+  bench-peers gpu-experiments build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -60,6 +60,9 @@ bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmar
 
 gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GPU works; reads only
 	@$(BIN)/python benchmarks/accuracy/gpu_experiments.py $(BENCH_ARGS)
+
+bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
+	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -127,6 +127,7 @@ class Design:
             have a piece so long before them, counted from 0 within `pieces`.
         columns: seconds of each label and, last, energies beyond the mean power; shape
             (labels + 1, size, blocks).
+        part_seconds: length of each piece's part; 0 for time outside all segments.
         fixed: band of the covariance from timing and counting, which neighbours share with
             opposite signs, shape (2, size, blocks).
         noise: covariance of white noise of density 1, shape (size, blocks).
@@ -139,6 +140,7 @@ class Design:
     seconds: Floats
     neighbours: tuple[Indices, ...]
     columns: Floats
+    part_seconds: Floats
     fixed: Floats
     noise: Floats
 
@@ -167,6 +169,7 @@ class Design:
             seconds,
             _neighbours(part),
             columns,
+            np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)[part],
             np.stack([fixed, shared]),
             parts.by_block(parts.seconds, chosen) * usable / parts.record.sensed_ratio,
         )
@@ -193,6 +196,18 @@ class Design:
         band[:2] += self.fixed
         band[0] += scatter.noise_density * self.noise
         return band
+
+    def gains(self, scatter: Scatter) -> Floats:
+        """Return the covariance of each label's energy with that of each interval.
+
+        Returns:
+            Shape (labels, size, blocks).
+        """
+        watts2 = scatter.watts[self.label] ** 2 * self.part_seconds + scatter.noise_density
+        joules = watts2 * self.seconds * (self.part_seconds > 0)
+        labels, size = len(self.columns) - 1, self.noise.size
+        flat = np.bincount(self.label * size + self.cell, joules, minlength=labels * size)
+        return flat.reshape(labels, *self.noise.shape).astype(np.float64)
 
     def whitened(self, scatter: Scatter) -> Whitened:
         """Return the columns in units of their standard deviations."""

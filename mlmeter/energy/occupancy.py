@@ -274,16 +274,23 @@ def _parts(segments: Segments, instants: Floats, size: int) -> tuple[Floats, Ind
     step = ranges(np.zeros(len(count), dtype=np.int64), count)
     inner = np.repeat(first[long] + END_PART_INTERVALS - 1, count) + LONGEST_PART_INTERVALS * step
     cut_at = np.concatenate([inner, near_end, np.arange(size, len(instants) - 1, size)])
-    cuts = np.unique(np.concatenate([outer, edges, instants[cut_at]]))
+    cuts = _merged(np.unique(np.concatenate([outer, instants[cut_at]])), edges)
     segment = np.searchsorted(edges, cuts[:-1], side="right") - 1
     nearest = np.clip(segment, 0, len(segments.label) - 1)
     segment[segment == len(segments.label)] = -1
     return cuts, segment.astype(np.int64), segments.label[nearest]
 
 
+def _merged(one: Floats, other: Floats) -> Floats:
+    """Merge two ascending arrays, each value once."""
+    # A stable sort takes what is sorted already as it is.
+    both = np.sort(np.concatenate([one, other]), kind="stable")
+    return np.asarray(both[np.append(True, np.diff(both) > 0)], dtype=np.float64)
+
+
 def _pieces(instants: Floats, cuts: Floats) -> tuple[Indices, Indices, Floats]:
     """Return interval and part of each piece, and the edges between pieces."""
-    edges = np.unique(np.concatenate([np.clip(cuts, instants[0], instants[-1]), instants]))
+    edges = _merged(np.clip(cuts, instants[0], instants[-1]), instants)
     middles = (edges[:-1] + edges[1:]) / 2
     # The middle of two neighbouring floats is one of them.
     part = np.clip(np.searchsorted(cuts, middles) - 1, 0, len(cuts) - 2)

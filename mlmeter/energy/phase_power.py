@@ -17,12 +17,12 @@ powers integrated out gives values, covariances and the likelihood of the scatte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.banded import log_determinants, rest_of_the_way
+from mlmeter.energy.banded import halfway, log_determinants, rest_of_the_way
 from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 
@@ -48,6 +48,8 @@ class PhasePowerFit:
         scatter, means: the fitted parameters.
         energies_joules: of each segment, shape (segments,); with the counter's time outside all
             segments they add up to the counter.
+        label_covariance: of the energies of all segments of each label, statistical, in J^2, shape
+            (labels, labels); None if not asked for.
         closure_ratio: sum of the energies before they were scaled / the counter's energy; more
             than 0.005 from 1 says that the model is wrong.
     """
@@ -57,6 +59,7 @@ class PhasePowerFit:
     means: Means
     energies_joules: Floats
     closure_ratio: float
+    label_covariance: Floats | None = None
 
 
 def fit_phase_power(record: CounterRecord, segments: Segments) -> PhasePowerFit:
@@ -80,14 +83,32 @@ def chunks(parts: Occupancy) -> list[Indices]:
 
 def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
     """Find powers and energies, given the scatter."""
-    return solve_together([parts], scatter)[0]
+    labels, weighted = parts.labels, []
+    # Products of the covariances with each label's energy, and with each label's power.
+    told, exposed = np.zeros((labels, labels)), np.zeros((labels, labels))
+
+    def keep(_: int, design: Design, white: Whitened) -> None:
+        gains = halfway(white.factor, design.gains(scatter)).reshape(labels, -1)
+        np.add(told, gains @ gains.T, out=told)
+        np.add(exposed, gains @ white.columns[:-1].reshape(labels, -1).T, out=exposed)
+        weighted.append(rest_of_the_way(white.factor, white.columns))
+
+    means = common_means([parts], scatter, keep)
+    fit = _fit_of(parts, scatter, means, weighted)
+    own = np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)
+    seconds = np.bincount(parts.part_label, own, minlength=labels)
+    squares = np.bincount(parts.part_label, own**2, minlength=labels)
+    exposure = np.diag(seconds) - exposed
+    covariance = np.diag(scatter.watts**2 * squares + scatter.noise_density * seconds) - told
+    covariance += exposure @ means.covariance @ exposure.T
+    return replace(fit, label_covariance=covariance)
 
 
 def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[PhasePowerFit]:
     """Find the powers that some parts of a session have in common, and the energies of each."""
     weighted: list[list[Floats]] = [[] for _ in excerpts]
 
-    def keep(number: int, white: Whitened) -> None:
+    def keep(number: int, _: Design, white: Whitened) -> None:
         weighted[number].append(rest_of_the_way(white.factor, white.columns))
 
     means = common_means(excerpts, scatter, keep)
@@ -99,24 +120,25 @@ def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[Phas
 def common_means(
     excerpts: Sequence[Occupancy],
     scatter: Scatter,
-    keep: Callable[[int, Whitened], object] | None = None,
+    keep: Callable[[int, Design, Whitened], object] | None = None,
 ) -> Means:
     """Find the powers that some parts of a session have in common.
 
     Args:
         excerpts: the parts.
         scatter: of their labels.
-        keep: called with the number of the excerpt and some of its blocks, one after the other.
+        keep: called with the number of the excerpt and some of its blocks, chunk by chunk.
     """
     labels = excerpts[0].labels
     products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
     for number, parts in enumerate(excerpts):
         for chosen in chunks(parts):
-            white = Design.of(parts, chosen).whitened(scatter)
+            design = Design.of(parts, chosen)
+            white = design.whitened(scatter)
             products += white.products
             log_determinant += float(log_determinants(white.factor).sum())
             if keep is not None:
-                keep(number, white)
+                keep(number, design, white)
     return means_of(excerpts[0], products, log_determinant)
 
 

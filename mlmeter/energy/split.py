@@ -15,7 +15,7 @@ import numpy as np
 
 from mlmeter.energy.counter_lag import find_kernel, is_likelier
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS
-from mlmeter.energy.groups import degrees_of_freedom, group_energies, refreshed
+from mlmeter.energy.groups import GroupEnergies, degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import FAST_EDGE_SECONDS, SLOW_EDGE_SECONDS, systematic_sigmas
 from mlmeter.energy.label_power import find_scatter
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
@@ -114,8 +114,18 @@ class Split:
 
     def by_phase(self, energies: Energies, phase_of_window: Indices) -> Energies:
         """Sharpen the energies of phases."""
-        pieces = np.arange(len(self.ownership.owner))
-        return self._sharpened(energies, phase_of_window[self.ownership.owner], pieces, len(energies.joules))
+        phase_of_piece = phase_of_window[self.ownership.owner]
+        pieces = np.arange(len(phase_of_piece))
+        if self.ownership.concurrent_piece.any():
+            return self._sharpened(energies, phase_of_piece, pieces, len(energies.joules))
+        segments = self.fit.occupancy.segments
+        phase_of_segment = np.zeros(len(segments.label), dtype=np.int64)
+        spans = Membership.of_ranges(self.ownership.first, self.ownership.last)
+        phase_of_segment[spans.segment] = phase_of_piece[spans.group]
+        # Each label has one phase: sums over labels tell all.
+        phase_of_label = np.zeros(segments.labels, dtype=np.int64)
+        phase_of_label[segments.label] = phase_of_segment
+        return self._by_label(energies, phase_of_label)
 
     def whole(self, energies: Energies) -> Energies:
         """Return the energy of the session: the counter itself tells it."""
@@ -132,8 +142,33 @@ class Split:
     def _by_window(self) -> tuple[Indices, Indices]:
         return pieces_by_window(self.windows, self.ownership)
 
+    def _by_label(self, energies: Energies, group: Indices) -> Energies:
+        """Sharpen the energies of groups of labels.
+
+        Args:
+            energies: of the groups.
+            group: of each label, shape (labels,).
+        """
+        segments, covariance = self.fit.occupancy.segments, self.fit.label_covariance
+        groups = len(energies.joules)
+        indicator = (group == np.arange(groups)[:, None]).astype(np.float64)
+        structure = np.bincount(segments.label, self.edge_joules**2, minlength=segments.labels)
+        found = GroupEnergies(
+            joules=energies.joules,
+            sigma_statistical_joules=np.sqrt(
+                np.maximum(np.einsum("gi,gi->g", indicator @ covariance, indicator), 0.0)
+                + indicator @ structure
+            ),
+            sigma_systematic_joules=indicator @ self.systematic_joules,
+        )
+        degrees = np.full(groups, np.inf)
+        np.minimum.at(degrees, group, self.degrees)
+        edges = segments.edges
+        starts, ends = np.full(groups, edges[0]), np.full(groups, edges[-1])
+        return self._told(energies, found, degrees, starts, ends)
+
     def _sharpened(self, energies: Energies, group: Indices, piece: Indices, groups: int) -> Energies:
-        """Return energies with the interval of the fit, within their hard bounds."""
+        """Sharpen the energies of groups of pieces."""
         ownership = self.ownership
         spans = Membership.of_ranges(ownership.first[piece], ownership.last[piece])
         weight = 1.0 / np.maximum(ownership.owners[spans.segment], 1)
@@ -151,6 +186,12 @@ class Split:
         )
         statistical = np.sqrt(found.sigma_statistical_joules**2 + structure)
         found = replace(found, sigma_statistical_joules=statistical)
+        return self._told(energies, found, degrees, starts, ends)
+
+    def _told(
+        self, energies: Energies, found: GroupEnergies, degrees: Floats, starts: Floats, ends: Floats
+    ) -> Energies:
+        """Return energies with the interval of the fit, within their hard bounds."""
         low, high = found.interval(degrees, energies.low, energies.high)
         told = refreshed(self.timeline.before, starts, ends, self.timeline.period_seconds)
         return replace(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Seconds = NDArray[np.float64]
     Indices = NDArray[np.int64]
+    # Of the beginnings and of the ends of spans: the cut before and the seconds since; their lengths.
+    Places = tuple[tuple[Indices, Seconds], tuple[Indices, Seconds], Seconds]
     Joules = NDArray[np.float64]
 
 
@@ -101,6 +103,7 @@ class CounterTimeline:
         self._after, self._before = self.gaps.metered(after), self.gaps.metered(before)
         self.interval_ratios = interval_ratios
         self._kinks = kinks
+        self._placed: tuple[Seconds, Places] | None = None
         self._fast = period_seconds <= FAST_PERIOD_SECONDS
         self.method = "counter_edges" if self._fast else "interpolated"
 
@@ -193,28 +196,49 @@ class CounterTimeline:
             seconds = float((np.diff(edges) * weights).sum())
             return self.min_power_watts * seconds, self.max_power_watts * seconds
         # Gaps are cut out, so that time in them bounds nothing.
-        cuts = np.union1d(edges, self.gaps.times)
-        weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]
-        weight = np.where((cuts[:-1] >= edges[0]) & (cuts[1:] <= edges[-1]), weight, 0.0)
-        metered = self.gaps.metered(cuts)
-
-        def part(starts: Seconds, ends: Seconds, times: Seconds) -> Seconds:
-            upto = np.concatenate(([0.0], np.cumsum(weight * np.diff(times))))
-            return np.asarray(np.interp(ends, cuts, upto) - np.interp(starts, cuts, upto))
-
+        cuts, weight = self._cut(edges, weights)
+        part_seconds = np.concatenate(([0.0], np.cumsum(weight * np.diff(self.gaps.metered(cuts)))))
+        (first, after_first), (last, after_last), spans = self._places(cuts)
         # A refresh is somewhere in its bracket: from the first to the last possible instant.
-        starts, ends = self.after[:-1], self.before[1:]
-        steps, part_seconds = np.diff(self.joules), part(starts, ends, metered)
-        rest_seconds = np.maximum(self.gaps.metered(ends) - self.gaps.metered(starts) - part_seconds, 0.0)
+        padded = np.append(weight, 0.0)
+        upto_last = part_seconds[last] + padded[last] * after_last
+        own_seconds = upto_last - part_seconds[first] - padded[first] * after_first
+        rest_seconds, steps = np.maximum(spans - own_seconds, 0.0), np.diff(self.joules)
         least, most = self.min_power_watts, self.max_power_watts
-        low = np.maximum(steps - most * rest_seconds, least * part_seconds).sum()
-        high = np.minimum(steps + self.resolution_joules - least * rest_seconds, most * part_seconds).sum()
+        low = np.maximum(steps - most * rest_seconds, least * own_seconds).sum()
+        high = np.minimum(steps + self.resolution_joules - least * rest_seconds, most * own_seconds).sum()
         # Before the first and after the last refresh, and in gaps, only the power is limited.
         open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
         open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
-        high += self.max_power_watts * np.maximum(part(open_starts, open_ends, cuts), 0.0).sum()
+        upto = np.concatenate(([0.0], np.cumsum(weight * np.diff(cuts))))
+        open_seconds = np.interp(open_ends, cuts, upto) - np.interp(open_starts, cuts, upto)
+        high += self.max_power_watts * np.maximum(open_seconds, 0.0).sum()
         low_ratio, high_ratio = self.interval_ratios
         return float(low * low_ratio), float(high * high_ratio)
+
+    def _cut(self, edges: Seconds, weights: Seconds) -> tuple[Seconds, Seconds]:
+        """Return edges with those of gaps among them, and the weight from each to the next."""
+        if not len(self.gaps.starts):
+            return edges, weights
+        cuts = np.union1d(edges, self.gaps.times)
+        weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]
+        return cuts, np.where((cuts[:-1] >= edges[0]) & (cuts[1:] <= edges[-1]), weight, 0.0)
+
+    def _places(self, cuts: Seconds) -> Places:
+        """Return where intervals between refreshes begin and end: last cut before, seconds since.
+
+        And how long they are. Several parts of a session are asked for one after the other.
+        """
+        if self._placed is None or self._placed[0] is not cuts:
+            found = []
+            for times in (self.after[:-1], self.before[1:]):
+                inside = np.clip(times, cuts[0], cuts[-1])
+                place = np.searchsorted(cuts, inside, side="right") - 1
+                metered = self.gaps.metered(inside) - self.gaps.metered(cuts)[place]
+                found.append((place, metered))
+            spans = self._before[1:] - self._after[:-1]
+            self._placed = cuts, (found[0], found[1], spans)
+        return self._placed[1]
 
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
