@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mlmeter.energy.attribution import Attribution
+    from mlmeter.energy.attribution import Attribution, Energies
     from mlmeter.energy.columns import Columns
     from mlmeter.energy.counters import Rows
     from mlmeter.energy.timeline import Timeline
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SESSION_ROW = 0
 # Groups of windows that are bounded as wholes: so many, fewer if there are many windows.
 MOST_GROUPS = 200
+# What the fit of so many windows holds is let go before the next domain's.
+MANY_WINDOWS = 100_000
 MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
 TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
@@ -136,8 +138,7 @@ class Resolution:
         return tuple(
             Event(time_seconds=0.0, kind=kind, domain=name, message=f"{name}: {message}")
             for name, attribution in self.attributions.items()
-            if attribution.split is not None
-            for kind, message in attribution.split.remarks()
+            for kind, message in attribution.remarks
         )
 
     def by_domain(self, spans: str) -> Iterator[tuple[str, str, Columns]]:
@@ -151,8 +152,15 @@ class Resolution:
         for domain, _ in self._recording.domains:
             attribution = self.attributions.get(domain.name)
             if attribution is not None:
-                yield domain.name, domain.kind, energy_columns(getattr(attribution, spans))
+                yield domain.name, domain.kind, energy_columns(self._energies(attribution, spans))
         yield TOTAL, TOTAL, self.total(spans)
+
+    def _energies(self, attribution: Attribution, spans: str) -> Energies:
+        """Return energies of one kind of spans; of many windows only one domain is in memory."""
+        found: Energies = getattr(attribution, spans)
+        if len(self.windows) > MANY_WINDOWS and spans in ("phases", TOTAL):
+            attribution.release()
+        return found
 
     def pooled(
         self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
@@ -221,7 +229,7 @@ class Resolution:
         from mlmeter.energy.columns import energy_columns, total_columns
 
         chosen = [
-            getattr(self.attributions[domain.name], spans)
+            self._energies(self.attributions[domain.name], spans)
             for domain, _ in self._recording.domains
             if domain.name in self.attributions
             and (domain.counted if kind is None else _of_kind(domain, kind))

@@ -94,13 +94,7 @@ class Energies:
 
 
 class Attribution:
-    """All energies of one domain in one session; those of windows are found when asked for.
-
-    Attributes:
-        timeline: the curve that they come from; that of the counter's own time if it lags.
-        split: the fit that they come from, or what judges integrated power; None where the
-            curve of a counter was interpolated.
-    """
+    """All energies of one domain in one session, each found when it is asked for."""
 
     def __init__(
         self,
@@ -109,17 +103,44 @@ class Attribution:
         windows: Windows,
         ownership: Ownership,
         phase_of_window: NDArray[np.int64],
-        split: Split | None,
     ) -> None:
-        self.timeline = timeline if split is None else split.timeline
-        self.split: Split | GaugeIntervals | None = split
-        if split is None:
-            self.split = gauge_intervals_of(timeline, windows, ownership)
-        self._domain, self._windows, self._ownership = domain, windows, ownership
+        self._domain, self._given = domain, timeline
+        self._windows, self._ownership = windows, ownership
         self._phase_of_window = phase_of_window
-        self._method = timeline.method if split is None else METHOD
-        edges = ownership.edges
-        self._steps = np.diff(timeline.energy_at(edges)) if split is None else split.steps
+
+    @cached_property
+    def _fit(self) -> Split | None:
+        return split_of(self._given, self._windows, self._ownership, self._phase_of_window)
+
+    @property
+    def split(self) -> Split | GaugeIntervals | None:
+        """The fit that energies come from, or what judges integrated power; None for a plain curve."""
+        return self._fit or gauge_intervals_of(self._given, self._windows, self._ownership)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The curve that energies come from; that of the counter's own time if it lags."""
+        return self._given if self._fit is None else self._fit.timeline
+
+    @cached_property
+    def _steps(self) -> Joules:
+        """Energy from edge to edge, shape (edges - 1,)."""
+        if self._fit is None:
+            return np.diff(self._given.energy_at(self._ownership.edges))
+        return self._fit.steps
+
+    @cached_property
+    def remarks(self) -> tuple[tuple[str, str], ...]:
+        """Kind and sentence of what users of the energies must know."""
+        return () if self.split is None else tuple(self.split.remarks())
+
+    def release(self) -> None:
+        """Keep what is small: phases and total. What windows need is found again if asked for."""
+        for kept in ("total", "phases", "remarks"):
+            getattr(self, kept)
+        for name in ("_fit", "_steps", "owned", "enclosed", "exclusive", "inclusive"):
+            self.__dict__.pop(name, None)
+        self._given.release()
 
     @cached_property
     def total(self) -> Energies:
@@ -170,7 +191,8 @@ class Attribution:
         value, low, high, covered, seconds = columns
         value = np.maximum(value, 0.0)
         low, high = np.minimum(low, value), np.maximum(high, value)
-        return Energies(self._domain, self._method, value, low, high, covered, seconds, self.timeline.known)
+        method = self._given.method if self._fit is None else METHOD
+        return Energies(self._domain, method, value, low, high, covered, seconds, self.timeline.known)
 
     def _piece_table(self) -> NDArray[np.float64]:
         """Value, low, high, metered and all seconds of each piece, shape (5, pieces).
@@ -244,8 +266,7 @@ def attribute(
     phase_of_window: NDArray[np.int64],
 ) -> Attribution:
     """Give every window and every phase its share of the domain's energy."""
-    split = split_of(timeline, windows, ownership, phase_of_window)
-    return Attribution(domain, timeline, windows, ownership, phase_of_window, split)
+    return Attribution(domain, timeline, windows, ownership, phase_of_window)
 
 
 def _sum_by(index: NDArray[np.int64], table: NDArray[np.float64], size: int) -> NDArray[np.float64]:

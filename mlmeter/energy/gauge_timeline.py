@@ -108,6 +108,9 @@ class GaugeTimeline:
         """Return the metered time in each span."""
         return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
 
+    def release(self) -> None:
+        """Do nothing: readings of power are few."""
+
     def variances(self, starts: Floats, ends: Floats) -> Floats:
         """Return the variance of each span's energy by what the gauge did not see, in J².
 

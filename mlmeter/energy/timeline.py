@@ -62,6 +62,9 @@ class Timeline(Protocol):
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
 
+    def release(self) -> None:
+        """Give back memory that can be had again by computing."""
+
 
 class CounterTimeline:
     """The curve of a counter: interpolated between refreshes, bounded by its rows.
@@ -243,6 +246,12 @@ class CounterTimeline:
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
         return np.maximum(ends - starts - self.gaps.between(starts, ends), 0.0)
+
+    def release(self) -> None:
+        """Give back memory that can be had again by computing."""
+        self._placed = None
+        for name in ("_knots", "_extremes"):
+            self.__dict__.pop(name, None)
 
     def _end_power(self, end: int) -> float:
         """Mean power beside the first (0) or last (-1) row, over 1 period or more where possible."""
