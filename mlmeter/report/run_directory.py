@@ -209,18 +209,23 @@ def _checked(recording: Recording) -> Recording:
         if len({len(getattr(recording.device, name)) for name in columns}) > 1:
             raise ValueError("columns of devices differ in length")
     for domain, rows in recording.domains:
-        driver = () if rows.driver_ns is None else (rows.driver_ns,)
-        if len({len(column) for column in (*driver, *(getattr(rows, name) for name in ROW_COLUMNS))}) > 1:
-            raise ValueError(f"columns of {domain.name} differ in length")
-        if not domain.update_period_seconds > 0:
-            raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
-        if rows.period_seconds is not None and not rows.period_seconds > 0:
-            raise ValueError(f"the measured update period of {domain.name} is {rows.period_seconds}")
+        _check_rows(domain, rows)
     if not isinstance(recording.run.facts, dict):
         raise TypeError("the facts of the run are no table")
     # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
     recording.resolution.total(TOTAL)
     return recording
+
+
+def _check_rows(domain: Domain, rows: Rows) -> None:
+    """Raise ValueError if the readings of a domain do not fit each other."""
+    driver = () if rows.driver_ns is None else (rows.driver_ns,)
+    if len({len(column) for column in (*driver, *(getattr(rows, name) for name in ROW_COLUMNS))}) > 1:
+        raise ValueError(f"columns of {domain.name} differ in length")
+    if not domain.update_period_seconds > 0:
+        raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
+    if rows.period_seconds is not None and not rows.period_seconds > 0:
+        raise ValueError(f"the measured update period of {domain.name} is {rows.period_seconds}")
 
 
 def _windows_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> WindowRecords:

@@ -146,6 +146,23 @@ def test_polled_counter_is_not_read_at_ticks_as_well(clock: FakeClock) -> None:
         assert sampler.cost().reads - reads <= 6 * 200
 
 
+def test_two_gpus_of_one_source_are_locked_each_at_its_own_phase(clock: FakeClock) -> None:
+    """They are read together, and each has narrow brackets."""
+    domains = [
+        fake_domain(name=f"gpu-{number}", kind="gpu", update_period_seconds=0.1, cheap_read=False)
+        for number in range(2)
+    ]
+    late_ns = 43_000_000
+    counts = [stepping(0.1), lambda now: stepping(0.1)(now + late_ns)]
+    meter = fake_meter(FakeBackend(domains, counts, clock), clock=clock)
+    with meter:
+        with_windows(meter, 10.0)
+    for _, rows in meter.session.recording.domains:
+        width = np.subtract(rows.before_ns, rows.after_ns)[len(rows.counts) // 2 :]
+        assert np.median(width) <= 3_000_000
+        assert rows.period_seconds == pytest.approx(0.1, rel=0.01)
+
+
 def test_gpu_that_fails_is_not_polled_without_end(clock: FakeClock) -> None:
     """A source that raises while it is locked: a few polls a second, and it is found again later."""
     backend = gpu(clock, 0.1)
