@@ -40,6 +40,11 @@ class PollBudget:
         """How often a poll of the mean cost can be made for ever."""
         return CPU_RATIO * 1e9 / max(self._poll_ns, 1.0)
 
+    @property
+    def plenty(self) -> float:
+        """What is saved, as a multiple of half of what can be saved: 0 to 2."""
+        return 2 * max(0, self.saved_ns) / CPU_SAVED_NS
+
     def polls_within(self, nanoseconds: float) -> float:
         """Return how many polls can follow each other in a time, from what is saved after a rest."""
         return (REST_UNTIL_NS + CPU_RATIO * nanoseconds) / max(self._poll_ns, 1.0)

@@ -368,9 +368,13 @@ class RefreshLock:
         if not self._is_synchronised(now_ns) or now_ns > expected_ns + guard_ns:
             self._awaited = True
             return now_ns + self._search_step_ns()
-        if now_ns < expected_ns - guard_ns:
-            return expected_ns - guard_ns
+        # More than can be made for ever while much is saved, fewer when little is left.
+        polls = self._polls_per_period() * self._budget.plenty
+        polls = max(FEWEST_POLLS, min(polls, MOST_POLLS))
+        step_ns = max(SHORTEST_STEP_NS, min(2 * guard_ns / (polls - 1), WIDEST_STEP * self._period_ns))
+        if now_ns < expected_ns - guard_ns - step_ns:
+            # Wide steps in phase with the refreshes would give every bracket the same error.
+            dither_ns = self._random.random() * (step_ns - SHORTEST_STEP_NS)
+            return expected_ns - guard_ns - dither_ns
         self._awaited = True
-        polls = max(FEWEST_POLLS, min(self._polls_per_period(), MOST_POLLS))
-        step_ns = min(2 * guard_ns / (polls - 1), WIDEST_STEP * self._period_ns)
-        return now_ns + max(SHORTEST_STEP_NS, step_ns)
+        return now_ns + step_ns

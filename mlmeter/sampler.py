@@ -208,7 +208,9 @@ class Sampler:
             now = self._now_ns()
             for source in self._sources:
                 if polled_too or not (source in self._slow and now - source.read_ns < self._period_ns):
-                    source.observe(self._read(source), now, self._active_ns)
+                    items = self._read(source)
+                    if self._poll_ns != NEVER_NS:
+                        source.observe(items, now, self._active_ns)
             self._drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]

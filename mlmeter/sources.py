@@ -110,15 +110,16 @@ class Source:
         return min((lock.due_ns(active_ns) for lock in self.locks if lock is not None), default=NEVER_NS)
 
     def observe(self, items: Sequence[Reading | Failure], now_ns: int, active_ns: int) -> None:
-        """Show the locks what has just been read."""
-        readings = {item.position: item for item in items if isinstance(item, Reading)}
+        """Show what has just been read to the locks that are at work."""
+        readings: dict[int, Reading] = {}
         for position, lock in enumerate(self.locks):
-            if lock is None:
+            due_ns = NEVER_NS if lock is None else lock.due_ns(active_ns)
+            if lock is None or due_ns == NEVER_NS:
                 continue
-            due = lock.due_ns(active_ns) <= now_ns
+            readings = readings or {item.position: item for item in items if isinstance(item, Reading)}
             if position in readings:
-                lock.observe(readings[position], polled=due)
-            elif due:
+                lock.observe(readings[position], polled=due_ns <= now_ns)
+            elif due_ns <= now_ns:
                 lock.postpone(now_ns)
 
     def period_seconds(self, position: int) -> float | None:

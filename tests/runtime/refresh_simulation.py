@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mlmeter.measurement import Reading
-from mlmeter.poll_budget import PollBudget
+from mlmeter.poll_budget import CPU_SAVED_NS, PollBudget
 from mlmeter.refresh_lock import NEVER_NS, Mode, RefreshLock
 
 MILLISECOND = 1_000_000
@@ -83,6 +83,7 @@ class Simulation:
         self.budget = PollBudget()
         for _ in range(500):
             self.budget.spend_poll(poll_cost_ns)
+        self.budget.saved_ns = CPU_SAVED_NS
         self.lock = RefreshLock(
             guess_ms * MILLISECOND,
             self.budget,

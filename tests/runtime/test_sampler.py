@@ -285,6 +285,8 @@ def test_slow_counters_are_polled_while_windows_open_and_close(clock: FakeClock)
         with meter.window("w"):
             clock.advance(0.01)
         sampler.tick()
+        assert sampler._next_poll_ns() <= clock.now_ns()
+        sampler.poll()
         due_ns = sampler._next_poll_ns()
         assert 0.001e9 <= due_ns - clock.now_ns() <= 0.03e9
         assert sampler._next_poll_ns() == due_ns
