@@ -56,9 +56,11 @@ SYNCHRONISED_PERIODS = 64
 # Polls about one refresh: at least before and after it, and no more however badly it is foreseen.
 MOST_POLLS = 16
 FEWEST_POLLS = 2
+# More than that to come back, for the cost of polls varies.
+BACK_RATIO = 1.2
 # Wider steps would place no refresh. Where they are too dear, polls come in rows, with rests.
 WIDEST_STEP = 0.08
-FEWEST_POLLS_PER_ROW = 12
+FEWEST_POLLS_PER_ROW = 16
 LEARNT_FROM = 129
 LEARN_EVERY = 8
 JUDGED = 16
@@ -344,7 +346,7 @@ class RefreshLock:
         if self.measured_ns is None:
             self.mode = Mode.DISCOVER
             self._begin_discovery()
-        elif self._worth_locking(FEWEST_POLLS + 1):
+        elif self._worth_locking(BACK_RATIO * FEWEST_POLLS):
             self.mode = Mode.LOCK
         else:
             self._hold(now_ns, SHORT_HOLD_PERIODS)
