@@ -222,6 +222,7 @@ def domains_table(recording: Recording) -> Table:
                 "reason": None if readable else unread_reason(recording, domain.name),
                 "cross_check_counter_joules": check.counter_joules if check else np.nan,
                 "cross_check_power_joules": check.power_joules if check else np.nan,
+                "measured_period_seconds": collected.period_seconds,
             }
         )
     for missing in recording.unavailable:
@@ -271,6 +272,7 @@ _DOMAIN_COLUMNS = (
     "reason",
     "cross_check_counter_joules",
     "cross_check_power_joules",
+    "measured_period_seconds",
 )
 
 

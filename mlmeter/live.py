@@ -12,6 +12,7 @@ import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -348,7 +349,7 @@ class LiveSession:
         facts = {
             **self._facts,
             **host_facts(),
-            "sampler": {"ticks": cost.ticks, "reads": cost.reads, "cpu_seconds": cost.cpu_seconds},
+            "sampler": asdict(cost),
         }
         return Recording(
             run=Run(

@@ -12,41 +12,39 @@ import os
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlmeter.clock import Clock, MonotonicClock
+from mlmeter.edge_reads import EdgeReads
 from mlmeter.energy.counters import Remark, Rows
 from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.poll_budget import PollBudget
+from mlmeter.refresh_lock import NEVER_NS
 from mlmeter.sources import FIRST_RETRY_SECONDS, POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
-# Share of one core that looking after window edges may take, and its savings at most.
-LOCATE_CPU_RATIO = 0.004
-LOCATE_CPU_SAVED_NS = 3_000_000
-# With less saved, one look replaces the search for the refresh.
-LOCATE_CPU_NEEDED_NS = 1_000_000
-LOCATE_STEP_SECONDS = 0.00015
-LOCATE_PERIODS = 2
-# While windows open and close, slow counters are polled several times a period, so that their
-# refreshes lie in narrow brackets; at random, so that no bracket is like the one before.
-POLL_PERIODS = 0.2
-POLL_SPREAD = 0.5
-POLL_HOLD_PERIODS = 10
 LAST_RETRY_SECONDS = 60.0
-NEVER_NS = 2**63
 
 logger = logging.getLogger("mlmeter")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the sampler itself has used."""
+    """What the sampler itself has used.
+
+    Attributes:
+        ticks: regular rounds, in which every source is read.
+        reads: reads of a source, whatever for.
+        cpu_seconds: CPU time.
+        polls: reads to catch a refresh of one slow counter, by mode (discover, lock, coarse).
+    """
 
     ticks: int
     reads: int
     cpu_seconds: float
+    polls: Mapping[str, int]
 
 
 class Subscription:
@@ -65,7 +63,7 @@ class Subscription:
 class Sampler:
     """Reads sources at a period and at window edges.
 
-    Everything that the thread does is in `tick` and `locate`, which tests call directly.
+    Everything that the thread does is in `tick`, `poll` and `locate`, which tests call directly.
     """
 
     def __init__(self, clock: Clock | None = None, *, threaded: bool = True) -> None:
@@ -73,6 +71,8 @@ class Sampler:
         self._now_ns = self.clock.now_ns
         self._threaded = threaded
         self._random = random.Random()
+        # By id of the domain: the hardware's update periods do not change with the meter.
+        self._known_seconds: dict[str, float] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -81,15 +81,13 @@ class Sampler:
         self._queue: deque[tuple[Source, Sequence[Reading | Failure]]] = deque()
         self._subscriptions: list[Subscription] = []
         self._sources: list[Source] = []
-        self._cheap: tuple[Source, ...] = ()
         self._slow: tuple[Source, ...] = ()
-        self._slow_period_ns = 0
-        self._poll_until_ns = 0
+        self._budget = PollBudget()
+        self._edges = EdgeReads(self.clock, self._read, self._wake, self._budget)
+        # When windows were last seen to open or close.
+        self._active_ns = -NEVER_NS
         self._poll_ns = NEVER_NS
-        self._edge_interval_ns = 0
-        self._next_edge_ns = 0
-        self._edge_ns = 0
-        self._locate_credit_ns = LOCATE_CPU_SAVED_NS
+        self._polls: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
@@ -117,6 +115,7 @@ class Sampler:
                 source.subscribers += 1
                 if source not in self._sources:
                     self._sources.append(source)
+                    source.prepare(self._budget, self._known_seconds, self._random, self._now_ns())
             self._subscriptions.append(subscription)
             self._arrange()
             self.tick()
@@ -138,6 +137,7 @@ class Sampler:
                 source.subscribers -= 1
                 if source.subscribers == 0:
                     self._sources.remove(source)
+                    self._keep(source)
                     self._close(source)
             self._arrange()
             thread = None
@@ -180,138 +180,133 @@ class Sampler:
 
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
-        return Cost(self._ticks, self._reads, self._cpu_ns * 1e-9)
+        with self._lock:
+            polls = self._polls + Counter(_polls_of(self._sources))
+        return Cost(self._ticks, self._reads, self._cpu_ns * 1e-9, dict(polls))
 
     # -- the metered program's threads -----------------------------------------------------
 
     def edge(self) -> None:
         """Read the cheap counters on the caller's thread, at most once per update period."""
-        now = self._now_ns()
-        if now < self._next_edge_ns:
-            return
-        self._next_edge_ns = now + self._edge_interval_ns
-        for source in self._cheap:
-            self._read(source)
-        if self._locate_credit_ns > 0:
-            self._edge_ns = now
-            self._wake.set()
+        self._edges.edge()
 
     @property
     def has_edges(self) -> bool:
         """Whether any counter is worth reading at window edges."""
-        return bool(self._cheap)
+        return bool(self._edges.sources)
 
     # -- the sampler's thread --------------------------------------------------------------
 
-    def tick(self) -> None:
-        """Read every source once and bring the rows up to date."""
+    def tick(self, *, polled_too: bool = True) -> None:
+        """Read every source once and bring the rows up to date.
+
+        Args:
+            polled_too: False leaves out sources that are being polled anyway.
+        """
         started_ns = time.thread_time_ns()
         with self._lock:
+            now = self._now_ns()
             for source in self._sources:
-                self._read(source)
+                if polled_too or not (source in self._slow and now - source.read_ns < self._period_ns):
+                    items = self._read(source)
+                    if self._poll_ns != NEVER_NS:
+                        source.observe(items, now, self._active_ns)
             self._drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
         if any(answer is True for answer in answers):
-            self._poll_until_ns = self._now_ns() + POLL_HOLD_PERIODS * self._slow_period_ns
+            self._active_ns = self._now_ns()
         self._ticks += 1
-        used_ns = time.thread_time_ns() - started_ns
-        self._cpu_ns += used_ns
+        self._cpu_ns += time.thread_time_ns() - started_ns
 
     def locate(self) -> None:
-        """After a window edge, catch the next refresh of the cheap counters in a narrow bracket.
+        """After a window edge, catch the next refresh of the cheap counters."""
+        self._cpu_ns += self._edges.locate()
 
-        It tells how much of the last update period belongs to each side of the edge. With little
-        CPU time saved, or a thread that wakes too late, one read after the refresh has to do:
-        its bracket is wide, but what lies behind the edge is known as well.
+    def poll(self, started_ns: int | None = None) -> None:
+        """Read the slow counters that are due, out of the CPU time saved for looking.
+
+        Args:
+            started_ns: CPU time of the thread from which on this poll's cost counts.
         """
-        edge_ns, self._edge_ns = self._edge_ns, 0
-        if not edge_ns or not self._cheap:
-            return
-        started_ns = time.thread_time_ns()
-        horizon_ns = edge_ns + LOCATE_PERIODS * self._edge_interval_ns
-        waiter = threading.Event()
-        if self._locate_credit_ns < LOCATE_CPU_NEEDED_NS:
-            self.clock.wait(waiter, (horizon_ns - self._now_ns()) * 1e-9)
-        for source in self._cheap:
-            self._read_until_refreshed(source, horizon_ns, waiter)
+        if started_ns is None:
+            started_ns = time.thread_time_ns()
+        with self._lock:
+            now = self._now_ns()
+            for source in self._slow:
+                if source.due_ns(self._active_ns) <= now:
+                    source.observe(self._read(source), now, self._active_ns)
         used_ns = time.thread_time_ns() - started_ns
-        self._locate_credit_ns -= used_ns
-        self._cpu_ns += used_ns
-
-    def _read_until_refreshed(self, source: Source, horizon_ns: int, waiter: threading.Event) -> None:
-        """Read a source until all its counters have changed or the time is over; at least once."""
-        first: dict[int, int] = {}
-        waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
-        while waiting:
-            for item in self._read(source):
-                if isinstance(item, Reading) and item.value != first.setdefault(item.position, item.value):
-                    waiting.discard(item.position)
-            if self._now_ns() >= horizon_ns:
-                return
-            self.clock.wait(waiter, LOCATE_STEP_SECONDS)
-
-    def poll(self) -> None:
-        """Read the slow counters once between two ticks, out of the CPU time saved for looking."""
-        started_ns = time.thread_time_ns()
-        self._poll_ns = NEVER_NS
-        for source in self._slow:
-            self._read(source)
-        used_ns = time.thread_time_ns() - started_ns
-        self._locate_credit_ns -= used_ns
+        self._budget.spend_poll(used_ns)
         self._cpu_ns += used_ns
 
     def _next_poll_ns(self) -> int:
         """Return when to poll next; never, while nothing happens or no CPU time is left."""
-        now = self._now_ns()
-        if not self._slow or now >= self._poll_until_ns or self._locate_credit_ns <= 0:
-            self._poll_ns = NEVER_NS
-        elif self._poll_ns == NEVER_NS:
-            spread = self._random.uniform(1 - POLL_SPREAD, 1 + POLL_SPREAD)
-            self._poll_ns = now + round(POLL_PERIODS * self._slow_period_ns * spread)
+        self._poll_ns = NEVER_NS
+        if self._budget.may_poll():
+            dues = [source.due_ns(self._active_ns) for source in self._slow]
+            self._poll_ns = min(dues, default=NEVER_NS)
         return self._poll_ns
+
+    def _measure(self, generation: int) -> None:
+        """Measure the update periods of fast counters, once in a process."""
+        started_ns = time.thread_time_ns()
+        for source in self._edges.sources:
+            if source.fast_periods_seconds is None:
+                source.fast_periods_seconds = [None] * len(source.domains)
+                periods = self._edges.measure(source, lambda: self._generation == generation)
+                with self._lock:
+                    self._drain()
+                    source.learn_fast_periods(periods, self._budget, self._random, self._now_ns())
+                    self._arrange()
+        self._cpu_ns += time.thread_time_ns() - started_ns
 
     def _run(self, generation: int) -> None:
         deadline_ns = self._now_ns() + self._period_ns
         while self._generation == generation:
-            poll_ns = self._next_poll_ns()
-            until_ns = min(deadline_ns, poll_ns)
-            woken = self.clock.wait(self._wake, (until_ns - self._now_ns()) * 1e-9)
-            if self._generation != generation:
-                return
-            self._wake.clear()
             try:
-                if woken:
-                    self.locate()
-                if self._now_ns() >= deadline_ns:
-                    self.tick()
-                elif self._now_ns() >= poll_ns:
-                    self.poll()
+                self._measure(generation)
+                self._round(generation, deadline_ns)
             except BaseException:  # the thread must outlive anything a backend or observer does
                 logger.exception("the sampler failed in one round and goes on")
+                self._wake.clear()
+                self.clock.wait(self._wake, self._period_ns * 1e-9)
             deadline_ns = self._next_deadline_ns(deadline_ns)
+
+    def _round(self, generation: int, deadline_ns: int) -> None:
+        """Wait for the next thing to do and do it."""
+        started_ns = time.thread_time_ns()
+        poll_ns = self._next_poll_ns()
+        until_ns = min(deadline_ns, poll_ns)
+        woken = self.clock.wait(self._wake, (until_ns - self._now_ns()) * 1e-9)
+        if self._generation != generation:
+            return
+        self._wake.clear()
+        if woken:
+            self.locate()
+        else:
+            self._budget.woke(self._now_ns() - until_ns)
+        if self._now_ns() >= poll_ns:
+            self.poll(started_ns)
+        if self._now_ns() >= deadline_ns:
+            self.tick(polled_too=poll_ns == NEVER_NS)
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
         now, period_ns = self._now_ns(), self._period_ns
         if now < deadline_ns:
             return min(deadline_ns, now + period_ns)
-        saved_ns = self._locate_credit_ns + int(LOCATE_CPU_RATIO * period_ns)
-        self._locate_credit_ns = min(saved_ns, LOCATE_CPU_SAVED_NS)
+        self._budget.earn(period_ns)
         missed = -(-(now - deadline_ns) // period_ns)
         return deadline_ns + period_ns * max(1, missed)
 
     def _arrange(self) -> None:
         """Recompute what depends on the set of sources and subscriptions."""
-        self._cheap = tuple(source for source in self._sources if source.cheap)
-        self._slow = tuple(source for source in self._sources if source.slow)
-        slow_periods = [domain.update_period_seconds for source in self._slow for domain in source.domains]
-        self._slow_period_ns = round(min(slow_periods, default=0.0) * 1e9)
-        periods = [domain.update_period_seconds for source in self._cheap for domain in source.domains]
-        self._edge_interval_ns = round(min(periods, default=0.0) * 1e9)
+        self._edges.arrange(self._sources)
+        self._slow = tuple(source for source in self._sources if any(source.locks))
+        self._budget.locks = max(1, sum(lock is not None for source in self._slow for lock in source.locks))
         seconds = [item.period_seconds for item in self._subscriptions]
         self._period_ns = max(1, round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9))
-        self._next_edge_ns = 0 if self._cheap else NEVER_NS
 
     def _read(self, source: Source) -> Sequence[Reading | Failure]:
         """Read one source into the queue; a failed backend is retried at longer and longer intervals."""
@@ -326,6 +321,7 @@ class Sampler:
                 source.failing = False
                 source.retry_seconds = FIRST_RETRY_SECONDS
         self._reads += 1
+        source.read_ns = self._now_ns()
         self._queue.append((source, result))
         return result
 
@@ -354,6 +350,13 @@ class Sampler:
                 else:
                     rows.fail(item)
 
+    def _keep(self, source: Source) -> None:
+        """Remember what is worth knowing of a source that is closed."""
+        self._polls.update(_polls_of([source]))
+        for position, domain in enumerate(source.domains):
+            if (period_seconds := source.period_seconds(position)) is not None:
+                self._known_seconds[domain.id] = period_seconds
+
     def _close(self, source: Source) -> None:
         try:
             source.backend.close()
@@ -368,6 +371,15 @@ class Sampler:
 
 def _time_of(item: Reading | Failure) -> int:
     return item.end_ns if isinstance(item, Reading) else item.at_ns
+
+
+def _polls_of(sources: Sequence[Source]) -> dict[str, int]:
+    polls: Counter[str] = Counter()
+    for source in sources:
+        for lock in source.locks:
+            if lock is not None:
+                polls.update({str(mode): count for mode, count in lock.polls.items()})
+    return dict(polls)
 
 
 _shared: Sampler | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlmeter.backends.base import Backend
@@ -11,14 +12,18 @@ from mlmeter.backends.registry import Probe, probe
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
-from mlmeter.measurement import Domain, Provenance
+from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.poll_budget import PollBudget
 from mlmeter.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
+from mlmeter.refresh_lock import NEVER_NS, RefreshLock
 
 FIRST_RETRY_SECONDS = 1.0
 # Reads per wrap of the shortest counter, whatever period the user asked for.
 READS_PER_WRAP = 4
 # Reads within the time from which on a gauge has a gap.
 READS_PER_STEP = 2
+# A counter that is refreshed more slowly than this is not read at the edges of windows.
+SLOW_PERIOD_SECONDS = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +38,10 @@ class Source:
     failing: bool = False
     retry_at_ns: int = 0
     retry_seconds: float = FIRST_RETRY_SECONDS
+    read_ns: int = 0
+    locks: tuple[RefreshLock | None, ...] = ()
+    # Measured update periods of fast counters; None while they have not been measured.
+    fast_periods_seconds: list[float | None] | None = None
 
     @classmethod
     def of(cls, backend: Backend, domains: Sequence[Domain]) -> Source:
@@ -47,19 +56,85 @@ class Source:
         )
         return cls(backend, tuple(domains), rows, cheap)
 
-    @property
-    def slow(self) -> bool:
-        """Whether it has a hardware counter that windows can be shorter than."""
-        return any(
-            domain.watts_per_count is None
-            and domain.update_period_seconds > FAST_PERIOD_SECONDS
-            and domain.provenance is Provenance.MEASURED
-            for domain in self.domains
+    def prepare(
+        self, budget: PollBudget, known_seconds: Mapping[str, float], rng: random.Random, now_ns: int
+    ) -> None:
+        """Get ready to be read: lock slow hardware counters, which windows can be shorter than.
+
+        Args:
+            budget: what polls may cost.
+            known_seconds: update periods that this process has measured, by id of the domain.
+            rng: of the times of coarse polls.
+            now_ns: the time.
+        """
+        known = [known_seconds.get(domain.id) for domain in self.domains]
+        if self.cheap:
+            counted = [period for period, domain in zip(known, self.domains, strict=True) if domain.counted]
+            if None not in counted:
+                self.learn_fast_periods(known, budget, rng, now_ns)
+            return
+        self._lock(known, budget, rng)
+
+    def _lock(self, known: Sequence[float | None], budget: PollBudget, rng: random.Random) -> None:
+        self.locks = tuple(
+            RefreshLock(
+                domain.update_period_seconds * 1e9,
+                budget,
+                known_ns=None if seconds is None else seconds * 1e9,
+                rng=rng,
+            )
+            if _is_measured_counter(domain)
+            and (seconds or domain.update_period_seconds) > FAST_PERIOD_SECONDS
+            else None
+            for domain, seconds in zip(self.domains, known, strict=True)
         )
+
+    def learn_fast_periods(
+        self, periods_seconds: Sequence[float | None], budget: PollBudget, rng: random.Random, now_ns: int
+    ) -> None:
+        """Take the measured periods; counters that turn out to be slow are locked, not read at edges."""
+        self.fast_periods_seconds = list(periods_seconds)
+        counted = [
+            period for period, domain in zip(periods_seconds, self.domains, strict=True) if domain.counted
+        ]
+        if not counted or not all(period is not None and period >= SLOW_PERIOD_SECONDS for period in counted):
+            return
+        self.cheap = False
+        self._lock(periods_seconds, budget, rng)
+        for rows, period in zip(self.rows, periods_seconds, strict=True):
+            if isinstance(rows, CounterRows) and period is not None and period > FAST_PERIOD_SECONDS:
+                rows.distrust_period(period, now_ns)
+
+    def due_ns(self, active_ns: int) -> int:
+        """Return when the first of its locks wants a poll."""
+        return min((lock.due_ns(active_ns) for lock in self.locks if lock is not None), default=NEVER_NS)
+
+    def observe(self, items: Sequence[Reading | Failure], now_ns: int, active_ns: int) -> None:
+        """Show what has just been read to the locks that are at work."""
+        readings: dict[int, Reading] = {}
+        for position, lock in enumerate(self.locks):
+            due_ns = NEVER_NS if lock is None else lock.due_ns(active_ns)
+            if lock is None or due_ns == NEVER_NS:
+                continue
+            readings = readings or {item.position: item for item in items if isinstance(item, Reading)}
+            if position in readings:
+                lock.observe(readings[position], polled=due_ns <= now_ns)
+            elif due_ns <= now_ns:
+                lock.postpone(now_ns)
+
+    def period_seconds(self, position: int) -> float | None:
+        """Return the update period of a domain as measured, None where it was not."""
+        lock = self.locks[position] if self.locks else None
+        if lock is not None and lock.measured_ns is not None:
+            return lock.measured_ns * 1e-9
+        return self.fast_periods_seconds[position] if self.fast_periods_seconds else None
 
     def snapshot(self) -> list[tuple[Domain, Rows]]:
         """Return the rows of every domain so far."""
-        return [(domain, rows.snapshot()) for domain, rows in zip(self.domains, self.rows, strict=True)]
+        return [
+            (domain, self.rows[position].snapshot()._replace(period_seconds=self.period_seconds(position)))
+            for position, domain in enumerate(self.domains)
+        ]
 
     def longest_safe_period_seconds(self) -> float:
         """Return the time between reads at which no counter can wrap unseen and no gauge has gaps."""
@@ -75,6 +150,10 @@ class Source:
         return min(
             min(horizons, default=infinite) / READS_PER_WRAP, min(steps, default=infinite) / READS_PER_STEP
         )
+
+
+def _is_measured_counter(domain: Domain) -> bool:
+    return domain.watts_per_count is None and domain.provenance is Provenance.MEASURED
 
 
 class SourcePool:

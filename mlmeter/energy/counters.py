@@ -47,6 +47,7 @@ class Rows(NamedTuple):
     `driver_ns` is the driver's own time of each value, nanoseconds since 1970, or
     `NO_DRIVER_TIME`; None if no reading had one. `cross_check` is what a counter and the power
     read with it give for the same time; None without power.
+    `period_seconds` is the counter's mean update period as measured, None where it was not.
     """
 
     after_ns: array[int]
@@ -59,6 +60,7 @@ class Rows(NamedTuple):
     largest_mean_watts: float
     driver_ns: array[int] | None = None
     cross_check: BothEnergies | None = None
+    period_seconds: float | None = None
 
 
 class DriverTimes:
@@ -147,6 +149,26 @@ class CounterRows:
         if self._failing_since_ns is not None or not self._totals:
             return True
         return (self._before if self._trusted else self._after)[-1] >= time_ns
+
+    def distrust_period(self, period_seconds: float, now_ns: int) -> None:
+        """Take back that the last refresh is always recent: the counter is slower than was thought.
+
+        Args:
+            period_seconds: mean time between refreshes as measured.
+            now_ns: when that was found, for the remark.
+        """
+        text = (
+            f"{self._domain.name}: counter is refreshed every {1e3 * period_seconds:.0f} ms only; "
+            "windows are not read at their edges, short ones are uncertain"
+        )
+        self.remarks.append(Remark(now_ns, "note", text))
+        assumed_ns = self._longest_period_ns
+        self._fast = self._trusted = False
+        self._longest_period_ns = max(assumed_ns, round(LONGEST_PERIOD_RATIO * period_seconds * 1e9))
+        for row, (after, before) in enumerate(zip(self._after, self._before, strict=True)):
+            if before - after >= assumed_ns:
+                earliest = self._before[row - 1] if row else before - self._longest_period_ns
+                self._after[row] = min(after, max(earliest, before - self._longest_period_ns))
 
     def snapshot(self) -> Rows:
         """Return a copy of the rows so far."""

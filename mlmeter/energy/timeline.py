@@ -328,7 +328,7 @@ def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | Non
         before,
         counts * joules_per_count,
         resolution_joules=joules_per_count,
-        period_seconds=domain.update_period_seconds,
+        period_seconds=rows.period_seconds or domain.update_period_seconds,
         max_power_watts=max_power_watts(domain, rows),
         gaps=gaps,
         interval_ratios=(domain.interval_low_ratio, domain.interval_high_ratio),

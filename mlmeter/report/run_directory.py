@@ -97,6 +97,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
                 "resets": rows.resets,
                 "largest_mean_watts": rows.largest_mean_watts,
                 "cross_check": rows.cross_check,
+                "period_seconds": rows.period_seconds,
             }
             for domain, rows in recording.domains
         ],
@@ -164,6 +165,8 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
             largest_mean_watts=item["largest_mean_watts"],
             driver_ns=None if driver_ns is None else array("q", driver_ns.tolist()),
             cross_check=BothEnergies(*item["cross_check"]) if item.get("cross_check") else None,
+            # Runs of earlier versions have none.
+            period_seconds=item.get("period_seconds"),
         )
         domains.append((Domain(**described), rows))
     return Recording(
@@ -206,16 +209,23 @@ def _checked(recording: Recording) -> Recording:
         if len({len(getattr(recording.device, name)) for name in columns}) > 1:
             raise ValueError("columns of devices differ in length")
     for domain, rows in recording.domains:
-        driver = () if rows.driver_ns is None else (rows.driver_ns,)
-        if len({len(column) for column in (*driver, *(getattr(rows, name) for name in ROW_COLUMNS))}) > 1:
-            raise ValueError(f"columns of {domain.name} differ in length")
-        if not domain.update_period_seconds > 0:
-            raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
+        _check_rows(domain, rows)
     if not isinstance(recording.run.facts, dict):
         raise TypeError("the facts of the run are no table")
     # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
     recording.resolution.total(TOTAL)
     return recording
+
+
+def _check_rows(domain: Domain, rows: Rows) -> None:
+    """Raise ValueError if the readings of a domain do not fit each other."""
+    driver = () if rows.driver_ns is None else (rows.driver_ns,)
+    if len({len(column) for column in (*driver, *(getattr(rows, name) for name in ROW_COLUMNS))}) > 1:
+        raise ValueError(f"columns of {domain.name} differ in length")
+    if not domain.update_period_seconds > 0:
+        raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
+    if rows.period_seconds is not None and not rows.period_seconds > 0:
+        raise ValueError(f"the measured update period of {domain.name} is {rows.period_seconds}")
 
 
 def _windows_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> WindowRecords:

@@ -10,7 +10,8 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.sampler import NEVER_NS, Sampler
+from mlmeter.refresh_lock import NEVER_NS
+from mlmeter.sampler import Sampler
 from mlmeter.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
 
@@ -182,7 +183,7 @@ def test_locate_finds_the_next_refresh(clock: FakeClock) -> None:
     clock.advance(0.1)
     sampler.tick()
     clock.advance(0.0503)
-    sampler._locate_credit_ns = 1_000_000
+    sampler._budget.saved_ns = 1_000_000
     sampler.edge()
     sampler.locate()
     ((_, rows),) = sampler.snapshot([source])
@@ -196,7 +197,7 @@ def test_locate_gives_up_without_credit(clock: FakeClock) -> None:
     sampler = Sampler(clock, threaded=False)
     sampler.subscribe([source_of(backend)])
     clock.advance(0.01)
-    sampler._locate_credit_ns = 0
+    sampler._budget.saved_ns = 0
     sampler.edge()
     reads = backend.reads
     sampler.locate()
@@ -210,7 +211,7 @@ def test_locate_looks_once_with_little_credit(clock: FakeClock) -> None:
     source = source_of(backend)
     sampler.subscribe([source])
     clock.advance(0.01)
-    sampler._locate_credit_ns = 500_000
+    sampler._budget.saved_ns = 500_000
     sampler.edge()
     reads, edge_ns = backend.reads, clock.now_ns()
     sampler.locate()
@@ -278,16 +279,21 @@ def test_slow_counters_are_polled_while_windows_open_and_close(clock: FakeClock)
         clock.advance(1)
         sampler.tick()
         sampler.tick()
-        clock.advance(2)
+        clock.advance(4)
+        sampler.tick()
         assert sampler._next_poll_ns() == NEVER_NS
         with meter.window("w"):
             clock.advance(0.01)
         sampler.tick()
+        assert sampler._next_poll_ns() <= clock.now_ns()
+        sampler.poll()
         due_ns = sampler._next_poll_ns()
-        assert 0.01e9 <= due_ns - clock.now_ns() <= 0.03e9
+        assert 0.001e9 <= due_ns - clock.now_ns() <= 0.03e9
         assert sampler._next_poll_ns() == due_ns
+        clock.advance((due_ns - clock.now_ns()) * 1e-9)
         reads = sampler.cost().reads
         sampler.poll()
         assert sampler.cost().reads == reads + 1
-        sampler._locate_credit_ns = 0
+        assert sampler._next_poll_ns() > due_ns
+        sampler._budget.saved_ns = 0
         assert sampler._next_poll_ns() == NEVER_NS

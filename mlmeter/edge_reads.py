@@ -1,0 +1,140 @@
+"""Reads of fast counters: at the edges of windows, just after them, and once to learn their period."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mlmeter.clock import Clock
+from mlmeter.energy.refresh_period import refresh_period
+from mlmeter.measurement import Failure, Reading
+from mlmeter.poll_budget import PollBudget
+from mlmeter.refresh_lock import NEVER_NS
+from mlmeter.sources import Source
+
+# With less CPU time saved, one look replaces the search for the refresh.
+LOCATE_CPU_NEEDED_NS = 1_000_000
+LOCATE_STEP_SECONDS = 0.00015
+LOCATE_PERIODS = 2
+# The period is measured with pauses between the reads: back to back they would take the
+# interpreter from the metered program.
+MEASURE_NS = 20_000_000
+MEASURE_STEP_SECONDS = 0.0003
+MEASURE_CHANGES = 9
+# Where that shows few refreshes, the counter is slow, or this thread had no processor.
+LONGEST_MEASURE_NS = 300_000_000
+LATER_STEP_SECONDS = 0.001
+
+Read = Callable[[Source], Sequence[Reading | Failure]]
+
+
+class EdgeReads:
+    """Reads fast counters where windows begin and end.
+
+    Args:
+        clock: the time.
+        read: reads a source into the sampler's queue and returns what it gave.
+        wake: wakes the sampler's thread.
+        budget: CPU time that `locate` may use.
+    """
+
+    def __init__(self, clock: Clock, read: Read, wake: threading.Event, budget: PollBudget) -> None:
+        self._clock, self._now_ns = clock, clock.now_ns
+        self._read, self._wake, self._budget = read, wake, budget
+        self.sources: tuple[Source, ...] = ()
+        self._interval_ns = 0
+        self._next_ns = NEVER_NS
+        self._edge_ns = 0
+
+    def arrange(self, sources: Sequence[Source]) -> None:
+        """Read those of `sources` from now on that are fast and cheap."""
+        self.sources = tuple(source for source in sources if source.cheap)
+        periods = [domain.update_period_seconds for source in self.sources for domain in source.domains]
+        self._interval_ns = round(min(periods, default=0.0) * 1e9)
+        self._next_ns = 0 if self.sources else NEVER_NS
+
+    def edge(self) -> None:
+        """Read the counters on the caller's thread, at most once per update period."""
+        now = self._now_ns()
+        if now < self._next_ns:
+            return
+        self._next_ns = now + self._interval_ns
+        for source in self.sources:
+            self._read(source)
+        if self._budget.saved_ns > 0:
+            self._edge_ns = now
+            self._wake.set()
+
+    def locate(self) -> int:
+        """After a window edge, catch the next refresh in a narrow bracket; return the CPU time used.
+
+        It tells how much of the last update period belongs to each side of the edge. With little
+        CPU time saved, or a thread that wakes too late, one read after the refresh has to do:
+        its bracket is wide, but what lies behind the edge is known as well.
+        """
+        edge_ns, self._edge_ns = self._edge_ns, 0
+        if not edge_ns or not self.sources:
+            return 0
+        started_ns = time.thread_time_ns()
+        horizon_ns = edge_ns + LOCATE_PERIODS * self._interval_ns
+        waiter = threading.Event()
+        if self._budget.saved_ns < LOCATE_CPU_NEEDED_NS:
+            self._clock.wait(waiter, (horizon_ns - self._now_ns()) * 1e-9)
+        for source in self.sources:
+            self._read_until_refreshed(source, horizon_ns, waiter)
+        used_ns = time.thread_time_ns() - started_ns
+        self._budget.spend(used_ns)
+        return used_ns
+
+    def _read_until_refreshed(self, source: Source, horizon_ns: int, waiter: threading.Event) -> None:
+        """Read a source until all its counters have changed or the time is over; at least once."""
+        first: dict[int, int] = {}
+        waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
+        while waiting:
+            for item in self._read(source):
+                if isinstance(item, Reading) and item.value != first.setdefault(item.position, item.value):
+                    waiting.discard(item.position)
+            if self._now_ns() >= horizon_ns:
+                return
+            self._clock.wait(waiter, LOCATE_STEP_SECONDS)
+
+    def measure(self, source: Source, going: Callable[[], bool]) -> list[float | None]:
+        """Read a source for 20 ms and return the update periods of its domains in seconds.
+
+        Args:
+            source: what to read.
+            going: False when the reading must end at once.
+        """
+        seen = [_Changes() for _ in source.domains]
+        counted = [found for found, domain in zip(seen, source.domains, strict=True) if domain.counted]
+        waiter, started_ns = threading.Event(), self._now_ns()
+        while going():
+            for item in self._read(source):
+                if isinstance(item, Reading) and 0 <= item.position < len(seen):
+                    seen[item.position].add(item)
+            elapsed_ns = self._now_ns() - started_ns
+            enough = all(len(found.before) >= MEASURE_CHANGES for found in counted)
+            if elapsed_ns >= (MEASURE_NS if enough else LONGEST_MEASURE_NS):
+                break
+            step_seconds = MEASURE_STEP_SECONDS if elapsed_ns < MEASURE_NS else LATER_STEP_SECONDS
+            self._clock.wait(waiter, step_seconds)
+        return [found.period_seconds() for found in seen]
+
+
+class _Changes:
+    """Brackets of the refreshes of one counter."""
+
+    def __init__(self) -> None:
+        self.after: list[float] = []
+        self.before: list[float] = []
+        self._last: Reading | None = None
+
+    def add(self, reading: Reading) -> None:
+        last, self._last = self._last, reading
+        if last is not None and reading.value != last.value:
+            self.after.append(last.begin_ns * 1e-9)
+            self.before.append(reading.end_ns * 1e-9)
+
+    def period_seconds(self) -> float | None:
+        return refresh_period(self.after, self.before) if len(self.before) >= MEASURE_CHANGES else None

@@ -1,0 +1,80 @@
+"""What looking after refreshes may cost: a share of one core, and what looks have cost so far."""
+
+from __future__ import annotations
+
+from collections import deque
+
+# Share of one core that looking after refreshes may take, and its savings at most.
+CPU_RATIO = 0.005
+CPU_SAVED_NS = 3_000_000
+# Polls that have used up everything rest until so much is saved: a row of polls that follow each
+# other places refreshes, single ones do not.
+REST_UNTIL_NS = 2_000_000
+FIRST_POLL_NS = 100_000
+# How fast the mean cost of a poll follows its latest.
+COST_SHARE = 0.05
+WAKE_DELAYS = 64
+WAKE_DELAY_QUANTILE = 0.9
+
+
+class PollBudget:
+    """CPU time saved for looks at counters, the mean cost of a poll, and how late the thread wakes.
+
+    Attributes:
+        locks: counters that are waited for separately and share the budget.
+        saved_ns: CPU time that may be used now; below 0 if the last look took more than was left.
+        wake_delay_ns: 90th percentile of the last 64 delays between due time and poll.
+    """
+
+    def __init__(self) -> None:
+        self.locks = 1
+        self.saved_ns = CPU_SAVED_NS
+        self.wake_delay_ns = 0
+        self._resting = False
+        self._poll_ns: float = FIRST_POLL_NS
+        self._delays: deque[int] = deque(maxlen=WAKE_DELAYS)
+        self._wakes = 0
+
+    @property
+    def polls_per_second(self) -> float:
+        """How often a poll of the mean cost can be made for ever."""
+        return CPU_RATIO * 1e9 / max(self._poll_ns, 1.0)
+
+    @property
+    def plenty(self) -> float:
+        """What is saved, as a multiple of half of what can be saved: 0 to 2."""
+        return 2 * max(0, self.saved_ns) / CPU_SAVED_NS
+
+    def polls_within(self, nanoseconds: float) -> float:
+        """Return how many polls can follow each other in a time, from what is saved after a rest."""
+        return (REST_UNTIL_NS + CPU_RATIO * nanoseconds) / max(self._poll_ns, 1.0)
+
+    def may_poll(self) -> bool:
+        """Return whether there is CPU time for polls."""
+        if self.saved_ns <= 0:
+            self._resting = True
+        elif self.saved_ns >= REST_UNTIL_NS:
+            self._resting = False
+        return not self._resting
+
+    def earn(self, elapsed_ns: int) -> None:
+        """Save the share of the time that has passed, up to the most that may be saved."""
+        self.saved_ns = min(self.saved_ns + round(CPU_RATIO * elapsed_ns), CPU_SAVED_NS)
+
+    def spend(self, used_ns: int) -> None:
+        """Take CPU time away."""
+        self.saved_ns -= used_ns
+
+    def spend_poll(self, used_ns: int) -> None:
+        """Take away the CPU time of one poll and learn what polls cost."""
+        self.saved_ns -= used_ns
+        self._poll_ns += COST_SHARE * (used_ns - self._poll_ns)
+
+    def woke(self, late_ns: int) -> None:
+        """Note by how much the thread woke after the time that it was to wake at."""
+        self._delays.append(max(0, late_ns))
+        self._wakes += 1
+        # Sorting at every poll would cost more than the freshest value is worth.
+        if self._wakes % 8 == 0 or len(self._delays) < 8:
+            ordered = sorted(self._delays)
+            self.wake_delay_ns = ordered[int(WAKE_DELAY_QUANTILE * (len(ordered) - 1))]
