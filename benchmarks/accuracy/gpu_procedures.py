@@ -30,7 +30,7 @@ from gpu_estimators import (
 from progress import progress
 from scenarios import Floats
 
-from mlmeter.energy.timeline import GaugeTimeline
+from mlmeter.energy.gauge_timeline import GaugeTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 
 # The slow one tells the powers without and with load.
@@ -309,7 +309,12 @@ def counter_and_power(session: Session) -> Iterator[str]:
             yield f"{name:12}instant power is not told"
             continue
         window = session.found.get("power_window_seconds", 0.0)
-        gauge = GaugeTimeline(polls.end[told], polls.watts[told], averaging_window_seconds=window)
+        gauge = GaugeTimeline(
+            polls.end[told],
+            polls.watts[told],
+            update_period_seconds=session.found.get("period_seconds", SLOW_POLL_SECONDS),
+            averaging_window_seconds=window,
+        )
         rows = polls.counter
         integral = float(np.diff(gauge.energy_at(rows.instants[[0, -1]]))[0])
         counted = float(rows.values[-1] - rows.values[0])

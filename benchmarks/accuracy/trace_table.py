@@ -17,7 +17,8 @@ from scenarios import Floats
 from traces import BOARDS, COUNT_JOULES, IDLE, ON, Board, Counter, Rows, Trace, columns, rows_of, trace_of
 
 from mlmeter.energy.attribution import Attribution, attribute
-from mlmeter.energy.timeline import CounterTimeline, GaugeTimeline
+from mlmeter.energy.gauge_timeline import GaugeTimeline
+from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.windows import Ownership, Windows, resolve_ownership
 from mlmeter.measurement import Domain, Provenance
 
@@ -318,7 +319,9 @@ def _gauge_table() -> Iterator[str]:
     for name, file in GAUGES:
         times, watts = columns(f"{file}-truth.csv.gz").T
         readings = columns(f"{file}-smi.csv")
-        gauge = GaugeTimeline(readings[:, 0], readings[:, 1], averaging_window_seconds=0.0)
+        gauge = GaugeTimeline(
+            readings[:, 0], readings[:, 1], update_period_seconds=0.1, averaging_window_seconds=0.0
+        )
         before, upto = gauge.energy_at(times[[0, -1]])
         truth = float((np.diff(times) * (watts[1:] + watts[:-1]) / 2).sum())
         yield f"{name:56}{100 * ((upto - before) / truth - 1):6.1f}"
