@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FEW_BLOCKS = 12
 # The lag and the share are the same all the time: less tells them, and many are tried.
 KERNEL_BLOCKS = 4
+# Where very many windows are in each block, fewer blocks tell as much.
+LEAST_BLOCKS, MOST_PIECES = 3, 20_000
 # Lags that are tried, in periods; then around the best one, in finer steps.
 LONGEST_LAG_PERIODS = 1.5
 COARSE_STEP_PERIODS, FINE_STEP_PERIODS = 0.1, 0.02
@@ -46,6 +48,9 @@ def excerpts(parts: Occupancy, most_blocks: int = FEW_BLOCKS) -> list[tuple[floa
         parts: the session.
         most_blocks: of a session that counts as short.
     """
+    most_blocks = min(
+        most_blocks, max(LEAST_BLOCKS, MOST_PIECES * parts.blocks // max(len(parts.piece_part), 1))
+    )
     if parts.blocks <= most_blocks:
         return [(float(parts.segments.edges[0]), float(parts.segments.edges[-1]))]
     chosen = search_blocks(parts, most_blocks)

@@ -92,10 +92,13 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: f
     # A long session is judged by some stretches of it.
     few = [parts] if parts.blocks <= FEW_BLOCKS else changed_parts(parts, excerpts(parts))
     intervals = _Intervals.of(few, edge_seconds)
+    excerpt_label = np.concatenate([some.segments.label for some in few])
+    excerpt_seconds = np.concatenate([some.segments.seconds for some in few])
     label_seconds = np.bincount(segments.label, segments.seconds, minlength=segments.labels)
+    at_edges = np.minimum(trailing_seconds, TRAILING_RATIO * segments.seconds)
+    trailing = np.bincount(segments.label, at_edges, minlength=segments.labels)
     sigmas = np.zeros(segments.labels)
     for label in range(segments.labels):
-        lengths = segments.seconds[segments.label == label]
         mixed = (intervals.share[:, label] > 0) & (intervals.share[:, label] < 1)
         beside = intervals.seconds_of_label[mixed].sum(axis=0)
         beside[label] = 0.0
@@ -104,11 +107,11 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: f
             continue
         around_watts = np.average(fit.means.watts[neighbours], weights=beside[neighbours])
         contrast = abs(float(fit.means.watts[label] - around_watts))
-        trailing = np.minimum(trailing_seconds, TRAILING_RATIO * lengths).sum()
-        shortest = min(edge_seconds, LARGEST_EDGE_RATIO * float(np.median(lengths)))
+        usual_seconds = float(np.median(excerpt_seconds[excerpt_label == label]))
+        shortest = min(edge_seconds, LARGEST_EDGE_RATIO * usual_seconds)
         stands_for = max(float(label_seconds[label] / intervals.seconds_of_label[:, label].sum()), 1.0)
         lever = _lever(intervals, label, neighbours, shortest, stands_for)
-        sigmas[label] = contrast * np.hypot(trailing, lever)
+        sigmas[label] = contrast * np.hypot(trailing[label], lever)
     return sigmas
 
 

@@ -289,12 +289,21 @@ def _merged(one: Floats, other: Floats) -> Floats:
 
 
 def _pieces(instants: Floats, cuts: Floats) -> tuple[Indices, Indices, Floats]:
-    """Return interval and part of each piece, and the edges between pieces."""
-    edges = _merged(np.clip(cuts, instants[0], instants[-1]), instants)
-    middles = (edges[:-1] + edges[1:]) / 2
-    # The middle of two neighbouring floats is one of them.
-    part = np.clip(np.searchsorted(cuts, middles) - 1, 0, len(cuts) - 2)
-    interval = np.clip(np.searchsorted(instants, middles) - 1, 0, max(len(instants) - 2, 0))
+    """Return interval and part of each piece, and the edges between pieces.
+
+    Args:
+        instants: refreshes, ascending, shape (intervals + 1,).
+        cuts: between parts, ascending, from the first instant or before to the last or after.
+    """
+    inside = np.clip(cuts, instants[0], instants[-1])
+    edges = _merged(inside, instants)
+    # Cuts before the first refresh are all clipped to it: the last of them counts.
+    part = np.zeros(len(edges), dtype=np.int64)
+    np.maximum.at(part, np.searchsorted(edges, inside), np.arange(len(cuts)))
+    starts = np.zeros(len(edges), dtype=np.int64)
+    starts[np.searchsorted(edges, instants)] = 1
+    interval = np.cumsum(starts)[:-1] - 1
+    part = np.minimum(np.maximum.accumulate(part)[:-1], len(cuts) - 2)
     return interval, part, edges
 
 

@@ -149,59 +149,87 @@ def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence
         parts, scatter, means: what is known.
         weighted: of each chunk V^-1 times its columns.
     """
-    # What each interval has beyond what is expected of it, in units of its variance.
-    excess = np.append(-(means.watts - parts.mean_watts), 1.0)
-    pull = np.zeros(len(parts.part_label))
+    limits = parts.record.min_watts, parts.record.max_watts
+    # What no interval tells of goes on at the power of its label.
+    energies = np.clip(means.watts, *limits)[parts.part_label] * parts.part_seconds
+    before_scaling = 0.0
     for chosen, columns in zip(chunks(parts), weighted, strict=True):
-        of_interval = np.tensordot(excess, columns, axes=1).ravel()
-        pieces = parts.pieces_of(chosen)
-        cell = parts.cells_of(parts.piece_interval[pieces], chosen)
-        part = parts.piece_part[pieces]
-        first = int(part[0]) if len(part) else 0
-        summed = np.bincount(part - first, parts.piece_sensed_seconds[pieces] * of_interval[cell])
-        pull[first : first + len(summed)] += summed
-    energies, closure_ratio = _part_energies(parts, scatter, means, pull)
+        own = _ChunkParts.of(parts, chosen)
+        if own is None:
+            continue
+        energies[own.parts], fitted = _chunk_energies(own, parts, scatter, means, columns)
+        before_scaling += fitted
+    counted = float(parts.joules[parts.usable].sum())
     by_segment = np.bincount(parts.part_segment + 1, energies, minlength=len(parts.segments.label) + 1)[1:]
+    closure_ratio = before_scaling / counted if counted > 0 else 1.0
     return PhasePowerFit(parts, scatter, means, by_segment.astype(np.float64), closure_ratio)
 
 
-def _part_energies(parts: Occupancy, scatter: Scatter, means: Means, pull: Floats) -> tuple[Floats, float]:
-    """Return the energy of each part, and the sum before it was made the counter's / the counter's.
+@dataclass(frozen=True, slots=True)
+class _ChunkParts:
+    """Parts in some consecutive blocks: few enough for the processor's cache.
 
-    Args:
-        parts, scatter, means: the fit.
-        pull: A' V^-1 (y - X mu), shape (parts,).
+    Attributes:
+        parts, pieces: which of all, as slices.
+        part: of each piece, counted from 0 within the chunk, shape (pieces,).
+        cell: place of each piece in an array of shape (size, blocks).
+        block: of each part, counted from 0 within the chunk, shape (parts,).
+        totals: counter's energy in each block, without gaps, shape (blocks,).
     """
-    limits = parts.record.min_watts, parts.record.max_watts
-    watts, gain = means.watts[parts.part_label], scatter.watts[parts.part_label] ** 2
-    inside, given = _fitted_seconds(parts)
+
+    parts: slice
+    pieces: slice
+    part: Indices
+    cell: Indices
+    block: Indices
+    totals: Floats
+
+    @classmethod
+    def of(cls, parts: Occupancy, chosen: Indices) -> _ChunkParts | None:
+        """Collect the parts; None if there are none."""
+        first, last = int(chosen[0]) * parts.size, (int(chosen[-1]) + 1) * parts.size
+        pieces = slice(*np.searchsorted(parts.piece_interval, [first, last]).tolist())
+        if pieces.start == pieces.stop:
+            return None
+        part, interval = parts.piece_part[pieces], parts.piece_interval[pieces]
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        block = np.zeros(own.stop - own.start, dtype=np.int64)
+        block[part - own.start] = interval // parts.size - chosen[0]
+        joules = parts.joules[first:last] * parts.usable[first:last]
+        totals = np.add.reduceat(joules, np.arange(0, len(joules), parts.size))
+        cell = parts.cells_of(interval, chosen)
+        return cls(own, pieces, part - own.start, cell, block, totals)
+
+    def collect(self, values: Floats) -> Floats:
+        """Return the sum of values of pieces by part, shape (parts,)."""
+        return np.bincount(self.part, values, minlength=len(self.block)).astype(np.float64)
+
+
+def _chunk_energies(
+    own: _ChunkParts, parts: Occupancy, scatter: Scatter, means: Means, columns: Floats
+) -> tuple[Floats, float]:
+    """Return the energy of each part of a chunk, and their sum before it was made the counter's."""
+    least, most = parts.record.min_watts, parts.record.max_watts
+    label, lengths = parts.part_label[own.parts], parts.piece_seconds[own.pieces]
+    watts, gain = means.watts[label], (scatter.watts**2)[label]
+    # What each interval has beyond what is expected of it, in units of its variance.
+    excess = np.append(-(means.watts - parts.mean_watts), 1.0)
+    of_interval = np.tensordot(excess, columns, axes=1).ravel()
+    pull = own.collect(parts.piece_sensed_seconds[own.pieces] * of_interval[own.cell])
+    interval = parts.piece_interval[own.pieces]
+    usable = parts.usable[interval]
+    inside, given = own.collect(lengths * usable), np.zeros(len(label))
+    beyond = parts.part_seconds[own.parts] - inside
+    if not usable.all():
+        # Where a gap is, an interval's energy goes to its pieces by their lengths.
+        broken = lengths * ~usable
+        given = own.collect(broken * (parts.joules / parts.seconds)[interval])
+        beyond -= own.collect(broken)
     within = inside * watts + (gain * inside + scatter.noise_density) * pull
     # Beyond the first and the last refresh a segment goes on at its own power.
-    beyond = parts.part_seconds - np.bincount(parts.piece_part, parts.piece_seconds, minlength=len(watts))
-    energies = given + np.clip(watts + gain * pull, *limits) * np.maximum(beyond, 0.0)
-    block = np.zeros(len(watts), dtype=np.int64)
-    block[parts.piece_part] = parts.piece_interval // parts.size
-    interval_block = np.arange(len(parts.joules)) // parts.size
-    counted = np.bincount(interval_block, parts.joules * parts.usable, minlength=parts.blocks).astype(float)
-    energies += _conserved(within, limits[0] * inside, limits[1] * inside, block, counted)
-    total = float(counted.sum())
-    return energies, float(within.sum()) / total if total > 0 else 1.0
-
-
-def _fitted_seconds(parts: Occupancy) -> tuple[Floats, Floats]:
-    """Return the seconds of each part in intervals that are fitted, and its joules in the others.
-
-    Where a gap is, an interval's energy goes to its pieces by their lengths.
-    """
-    usable = parts.usable[parts.piece_interval]
-    size = len(parts.part_label)
-    inside = np.bincount(parts.piece_part, parts.piece_seconds * usable, minlength=size)
-    if usable.all():
-        return inside.astype(np.float64), np.zeros(size)
-    watts = parts.joules / parts.seconds
-    joules = parts.piece_seconds * watts[parts.piece_interval] * ~usable
-    given = np.bincount(parts.piece_part, joules, minlength=size)
-    return inside.astype(np.float64), given.astype(np.float64)
+    given += np.clip(watts + gain * pull, least, most) * np.maximum(beyond, 0.0)
+    scaled = _conserved(within, least * inside, most * inside, own.block, own.totals)
+    return given + scaled, float(within.sum())
 
 
 def _conserved(energies: Floats, low: Floats, high: Floats, block: Indices, totals: Floats) -> Floats:
@@ -216,18 +244,17 @@ def _conserved(energies: Floats, low: Floats, high: Floats, block: Indices, tota
     def summed(values: Floats) -> Floats:
         return np.bincount(block, values, minlength=len(totals)).astype(np.float64)
 
-    energies = np.clip(energies, low, high)
     # Where the limits contradict the counter, the counter is right and the limits are wrong.
-    contradicted = ~((summed(low) < totals) & (totals < summed(high)))
+    contradicted = (~((summed(low) < totals) & (totals < summed(high))))[block]
+    low, high = np.where(contradicted, 0.0, low), np.where(contradicted, np.inf, high)
+    energies = np.clip(energies, low, high)
     for _ in range(CLIP_ROUNDS):
         missing = totals - summed(energies)
-        rising = (missing >= 0)[block]
-        free = np.where(rising, energies < high, energies > low) | contradicted[block]
+        free = np.where((missing >= 0)[block], energies < high, energies > low)
         base = summed(energies * free)
         open_blocks = (np.abs(missing) > CONSERVED_RATIO * totals) & (base > 0)
         if not open_blocks.any():
             break
         change = np.divide(missing, base, out=np.zeros_like(base), where=open_blocks)
-        scaled = energies * (1 + change[block] * free)
-        energies = np.where(contradicted[block], scaled, np.clip(scaled, low, high))
+        energies = np.clip(energies * (1 + change[block] * free), low, high)
     return energies

@@ -48,6 +48,7 @@ MOST_OCCUPATIONS = 20_000_000
 # than other windows do, sooner where most edges are followed by another read.
 LONGEST_FAST_PERIODS, LONGEST_FOLLOWED_PERIODS = 40.0, 8.0
 FOLLOWED_PERIODS, MOSTLY_RATIO = (1.0, 4.0), 0.5
+MOST_EDGES = 20_000
 # Wider brackets do not tell windows apart, and their errors are not independent.
 WIDEST_BRACKET_PERIODS = 0.5
 # Two edges, each with up to a whole interval on the wrong side.
@@ -115,16 +116,15 @@ class Split:
     def by_phase(self, energies: Energies, phase_of_window: Indices) -> Energies:
         """Sharpen the energies of phases."""
         phase_of_piece = phase_of_window[self.ownership.owner]
-        pieces = np.arange(len(phase_of_piece))
         if self.ownership.concurrent_piece.any():
+            pieces = np.arange(len(phase_of_piece))
             return self._sharpened(energies, phase_of_piece, pieces, len(energies.joules))
         segments = self.fit.occupancy.segments
-        phase_of_segment = np.zeros(len(segments.label), dtype=np.int64)
-        spans = Membership.of_ranges(self.ownership.first, self.ownership.last)
-        phase_of_segment[spans.segment] = phase_of_piece[spans.group]
-        # Each label has one phase: sums over labels tell all.
-        phase_of_label = np.zeros(segments.labels, dtype=np.int64)
-        phase_of_label[segments.label] = phase_of_segment
+        # Each label has one phase, that of the piece which any of its segments is in.
+        any_segment = np.zeros(segments.labels, dtype=np.int64)
+        any_segment[segments.label] = np.arange(len(segments.label))
+        piece = np.searchsorted(self.ownership.first, any_segment, side="right") - 1
+        phase_of_label = phase_of_piece[piece]
         return self._by_label(energies, phase_of_label)
 
     def whole(self, energies: Energies) -> Energies:
@@ -295,6 +295,7 @@ def _edges_tell(timeline: CounterTimeline, windows: Windows, edges: Floats) -> b
     """Whether windows are long enough for the reads at their edges to tell their energies."""
     period = timeline.period_seconds
     usual_periods = float(np.median(windows.end[1:] - windows.start[1:])) / period
+    edges = edges[:: 1 + len(edges) // MOST_EDGES]
     soon, late = (np.searchsorted(timeline.before, edges + wait * period) for wait in FOLLOWED_PERIODS)
     followed = float(np.mean(late > soon)) >= MOSTLY_RATIO
     return usual_periods > (LONGEST_FOLLOWED_PERIODS if followed else LONGEST_FAST_PERIODS)
