@@ -29,9 +29,9 @@ def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:
     windows = np.where(gap, -1, np.arange(len(label)))
     last = np.maximum.accumulate(windows) if len(label) else windows
     labels = int(label.max(initial=0)) + 1
-    # A pair of numbers as one: the label, and that of the window before, of none, or of no gap.
-    before = np.where(gap, np.where(last >= 0, label[last], labels), labels + 1)
-    return numbered(label * (labels + 2) + before)
+    before = np.where(last >= 0, label[last], labels)
+    # Windows come first: the search of scatter begins with them.
+    return numbered(np.where(gap, labels + label * (labels + 1) + before, label))
 
 
 def merge_rare_labels(label: Indices, phase: Indices) -> Indices:
