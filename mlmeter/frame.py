@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlmeter.bursts import burst_rows
+from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.energy.windows import hulls
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.time_bases import TimeBase
@@ -59,6 +61,7 @@ def build_table(recording: Recording, name: str) -> Table:
         "phases": phases_table,
         "windows": windows_table,
         "window_names": window_names_table,
+        "bursts": bursts_table,
         "domains": domains_table,
         "samples": samples_table,
         "events": events_table,
@@ -170,6 +173,45 @@ def window_names_table(recording: Recording) -> Table:
             }
         )
     return _join("window_names", blocks)
+
+
+_BURST_COLUMNS = (
+    "session",
+    "name",
+    "phase",
+    "domain",
+    "kind",
+    "bursts",
+    "windows",
+    "duration_seconds",
+    "busy_ratio",
+    *ENERGY_COLUMNS,
+    "joules_per_window",
+)
+
+
+def bursts_table(recording: Recording) -> Table:
+    """One row per name, phase and domain: windows that follow each other closely, as one span."""
+    blocks: list[dict[str, Any]] = [{column: np.zeros(0, dtype=object) for column in _BURST_COLUMNS}]
+    for row in burst_rows(recording):
+        name, phase = recording.windows.label_table[row.label]
+        for domain, kind, energies in row.energies:
+            blocks.append(
+                {
+                    "session": _repeat(recording.run.id, 1),
+                    "name": _repeat(name, 1),
+                    "phase": _repeat(phase, 1),
+                    "domain": _repeat(domain, 1),
+                    "kind": _repeat(kind, 1),
+                    "bursts": np.array([row.bursts]),
+                    "windows": np.array([row.calls]),
+                    "duration_seconds": np.array([row.duration_seconds]),
+                    "busy_ratio": np.array([row.busy_seconds / row.duration_seconds]),
+                    **energies,
+                    "joules_per_window": energies["energy_joules"] / row.calls,
+                }
+            )
+    return _join("bursts", blocks)
 
 
 def _known(session: Columns) -> float:

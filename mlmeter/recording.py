@@ -33,7 +33,7 @@ MOST_GROUPS = 200
 MANY_WINDOWS = 100_000
 MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
-TABLES = ("phases", "windows", "window_names", "domains", "samples", "events")
+TABLES = ("phases", "windows", "window_names", "bursts", "domains", "samples", "events")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,14 @@ class Session:
         """Return windows of one name and phase pooled: count, total, mean, per unit of work."""
         return self._frame("window_names")
 
+    def bursts(self) -> pd.DataFrame:
+        """Return windows that follow each other closely, as in a tight loop, pooled by name and phase.
+
+        The energy of a whole run of calls, gaps included, is known where that of one call is not:
+        ``joules_per_window`` is right to a few tenths of a percent.
+        """
+        return self._frame("bursts")
+
     def domains(self) -> pd.DataFrame:
         """Return one row per domain, also for those that could not be read, with the reason."""
         return self._frame("domains")
@@ -120,8 +128,8 @@ class Session:
 
         Args:
             path: file to write, replaced only when the new one is complete; or an open text file.
-            table: ``"phases"``, ``"windows"``, ``"window_names"``, ``"domains"``, ``"samples"``
-                or ``"events"``.
+            table: ``"phases"``, ``"windows"``, ``"window_names"``, ``"bursts"``, ``"domains"``,
+                ``"samples"`` or ``"events"``.
 
         Raises:
             ArgumentError: there is no such table.

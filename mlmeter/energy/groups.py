@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 STUDENT_DEGREES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
 STUDENT_FACTORS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.086, 2.042)
 NORMAL_FACTOR = 1.960
-# Calls of one name that are not further apart are one burst.
-BURST_PERIODS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +99,3 @@ def refreshed(instants: Floats, starts: Floats, ends: Floats, period_seconds: fl
     """Tell of each span whether the counter changed in it or one period after it."""
     first = np.searchsorted(instants, starts)
     return np.asarray(np.searchsorted(instants, ends + period_seconds, side="right") > first)
-
-
-def bursts(name: Indices, starts: Floats, ends: Floats, period_seconds: float) -> Indices:
-    """Number the bursts: runs of windows of one name with short gaps between them.
-
-    The energy of a whole burst is known well where that of one call is not.
-
-    Args:
-        name: of each window, in order of time, shape (windows,).
-        starts, ends: of each window in seconds; windows do not overlap.
-        period_seconds: the counter's.
-
-    Returns:
-        Burst of each window, from 0, shape (windows,).
-    """
-    new = (name[1:] != name[:-1]) | (starts[1:] - ends[:-1] > BURST_PERIODS * period_seconds)
-    return np.concatenate([np.zeros(min(len(name), 1), dtype=np.int64), np.cumsum(new)])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 METHOD = "phase_power"
 # Fewer refreshes say nothing about scatter; more labels or segments take too long.
-FEWEST_INTERVALS, FEWEST_WINDOWS = 8, 4
+FEWEST_INTERVALS, FEWEST_WINDOWS = 8, 1
 MOST_LABELS = 40
 MOST_SEGMENTS = 5_000_000
 # Many windows that overlap have more members than the session has segments.
@@ -229,6 +229,7 @@ def split_of(
     try:
         fit = _fit_of(record, Segments(ownership.edges, label, labels), find_lag=not fast)
         edge_seconds = FAST_EDGE_SECONDS if fast else _edge_seconds(record)
+        edge_seconds = max(edge_seconds, windows.edge_sigma_seconds)
         systematic = systematic_sigmas(fit, edge_seconds, refit=not fast)
     except np.linalg.LinAlgError:
         return None
@@ -251,14 +252,18 @@ def split_of(
 
 def _record_of(timeline: CounterTimeline) -> CounterRecord:
     """Return the rows as the fit takes them."""
-    after = timeline.after
-    if timeline.period_seconds <= FAST_PERIOD_SECONDS:
+    after, period, rows = timeline.after, timeline.period_seconds, slice(None)
+    if period <= FAST_PERIOD_SECONDS:
         # A read shows a refresh of unknown age: its best single bracket is one period long.
-        after = np.maximum(after, timeline.before - timeline.period_seconds)
+        after = np.maximum(after, timeline.before - period)
+    else:
+        # Both ends bound all that is fitted: the first read shows a refresh of unknown age.
+        known = np.flatnonzero(timeline.before - after <= WIDEST_BRACKET_PERIODS * period)
+        rows = slice(int(known[0]), int(known[-1]) + 1) if len(known) else rows
     return CounterRecord(
-        after,
-        timeline.before,
-        timeline.joules,
+        after[rows],
+        timeline.before[rows],
+        timeline.joules[rows],
         timeline.resolution_joules,
         timeline.min_power_watts,
         timeline.max_power_watts,

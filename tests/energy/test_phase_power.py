@@ -16,7 +16,6 @@ from mlmeter.energy.banded import factorise
 from mlmeter.energy.group_variances import group_variances
 from mlmeter.energy.groups import (
     GroupEnergies,
-    bursts,
     degrees_of_freedom,
     group_energies,
     refreshed,
@@ -391,13 +390,6 @@ def test_spans_are_made_of_their_segments() -> None:
     assert members.group.tolist() == [0, 0, 1, 1]
     both = members.with_more(Membership.of_labels(np.array([0, 1, 0]), 2))
     assert both.group.tolist() == [0, 0, 1, 1, 3, 4, 3]
-
-
-def test_bursts_are_runs_of_one_name() -> None:
-    """A long gap or another name between two calls ends a burst."""
-    starts = np.array([0.0, 0.1, 0.6, 0.7, 0.8])
-    found = bursts(np.array([1, 1, 1, 2, 1]), starts, starts + 0.01, period_seconds=0.1)
-    assert found.tolist() == [0, 0, 1, 2, 3]
 
 
 def test_a_burst_is_known_where_its_calls_are_not() -> None:

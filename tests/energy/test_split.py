@@ -141,7 +141,7 @@ def test_load_in_step_with_the_counter_is_unresolved() -> None:
 
 def test_short_session_is_interpolated() -> None:
     """With a handful of refreshes there is nothing to fit."""
-    load = random_load(np.random.default_rng(1), 0.1, 0.6)
+    load = Load([(0.1, 0.3, "training")], [0.0, 0.1, 0.3, 0.7], [GAP_WATTS, 300.0, GAP_WATTS])
     session, _ = metered(load, 0.02)
     assert "phase_power" not in set(session.windows()["method"])
 

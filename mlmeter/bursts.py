@@ -1,0 +1,94 @@
+"""Energies of bursts: joules per call, also where single calls are too short to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlmeter.measurement import Provenance
+
+if TYPE_CHECKING:
+    from mlmeter.energy.bursts import Bursts
+    from mlmeter.energy.columns import Columns
+    from mlmeter.recording import Recording
+
+METHOD = "burst"
+# Each name is resolved for itself: of more names, those of most calls count.
+MOST_LABELS = 20
+
+
+@dataclass(frozen=True)
+class BurstRow:
+    """All bursts of one name and phase.
+
+    Attributes:
+        label: number of the name and phase.
+        bursts, calls: how many bursts, and windows in them.
+        duration_seconds, busy_seconds: length of the bursts, and of the windows in them.
+        energies: name, kind and energy columns of one row per domain, the total last.
+    """
+
+    label: int
+    bursts: int
+    calls: int
+    duration_seconds: float
+    busy_seconds: float
+    energies: tuple[tuple[str, str, Columns], ...]
+
+
+def burst_rows(recording: Recording) -> Iterator[BurstRow]:
+    """Yield the bursts of each name and phase, those with most calls first."""
+    import numpy as np
+
+    from mlmeter.energy.bursts import bursts_of
+
+    periods = [
+        domain.update_period_seconds
+        for domain, _ in recording.domains
+        if domain.provenance is Provenance.MEASURED and domain.counted
+    ]
+    found = bursts_of(recording.resolution.windows, max(periods, default=0.0))
+    calls = np.bincount(found.label, found.calls, minlength=1)
+    for label in np.argsort(-calls, kind="stable")[:MOST_LABELS].tolist():
+        own = found.label == label
+        if own.any():
+            yield BurstRow(
+                label,
+                int(own.sum()),
+                int(found.calls[own].sum()),
+                float((found.end - found.start)[own].sum()),
+                float(found.busy_seconds[own].sum()),
+                tuple(_energies(recording, found, label)),
+            )
+
+
+def _energies(recording: Recording, found: Bursts, label: int) -> Iterator[tuple[str, str, Columns]]:
+    """Yield name, kind and columns of each domain: the bursts as windows of their own."""
+    import numpy as np
+
+    from mlmeter.energy.attribution import attribute
+    from mlmeter.energy.columns import energy_columns, total_columns
+    from mlmeter.energy.timeline import timeline_of
+    from mlmeter.energy.windows import resolve_ownership
+    from mlmeter.recording import TOTAL
+
+    resolution = recording.resolution
+    windows = found.as_windows(label, resolution.windows)
+    ownership = resolve_ownership(windows)
+    # Phase 0 is the rest of the session, phase 1 the bursts.
+    phase_of_window = np.minimum(np.arange(len(windows)), 1)
+    counted = []
+    for domain, rows in recording.domains:
+        timeline = timeline_of(domain, rows, recording.run.start_ns, ownership.edges)
+        if timeline is None:
+            continue
+        phases = attribute(domain, timeline, windows, ownership, phase_of_window).phases
+        if domain.provenance is not Provenance.ESTIMATED:
+            phases = replace(phases, method=METHOD)
+        columns = {name: column[1:] for name, column in energy_columns(phases).items()}
+        if domain.counted:
+            counted.append(columns)
+        yield domain.name, domain.kind, columns
+    if counted:
+        yield TOTAL, TOTAL, total_columns(counted, 1)
