@@ -52,7 +52,12 @@ def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -
         edge_seconds: by how much power may trail the edge of a window.
         refit: whether the lag of the counter may be wrong, as it may for a GPU.
     """
-    trailing = min(edge_seconds, trailing_seconds(fit)) if refit else edge_seconds
+    record = fit.occupancy.record
+    # Seen through a part of the time, an error of time is so much longer.
+    edge_seconds /= record.sensed_ratio
+    # Of a lag that was found, power that trails the edges may be a part.
+    told = refit and record.lag_seconds == 0.0 and record.sensed_ratio == 1.0
+    trailing = min(edge_seconds, trailing_seconds(fit)) if told else edge_seconds
     variance = leverage_sigmas(fit, edge_seconds, trailing) ** 2
     if refit:
         variance += lag_changes(fit) ** 2

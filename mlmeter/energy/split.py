@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.counter_lag import find_kernel, is_likelier
+from mlmeter.energy.counter_lag import with_kernel
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS
 from mlmeter.energy.groups import GroupEnergies, degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import FAST_EDGE_SECONDS, SLOW_EDGE_SECONDS, systematic_sigmas
@@ -59,8 +59,6 @@ NOISE_EXCESS_RATIO = 3.0
 REMARKED_CLOSURE_ERROR, LARGEST_CLOSURE_ERROR = 0.005, 0.02
 # By how much a lag that was found can be wrong, in periods.
 LAG_ERROR_PERIODS = 0.02
-LAG_ROUNDS = 2
-MOST_NOISE_RATIO = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,23 +275,9 @@ def _fit_of(record: CounterRecord, segments: Segments, *, find_lag: bool) -> Pha
     start, end = segments.edges[0], segments.edges[-1]
     parts = occupancy(record.about(start, end), segments)
     scatter = find_scatter(parts)
-    if not find_lag:
-        return solve(parts, scatter)
-    plain, plain_scatter, kernel = parts, scatter, (0.0, 1.0)
-    # A scatter that was found with a wrong lag hides which lag is right: once more.
-    for _ in range(LAG_ROUNDS):
-        found = find_kernel(parts, scatter)
-        if found == kernel:
-            break
-        kernel = found
-        changed = replace(record, lag_seconds=kernel[0], sensed_ratio=kernel[1])
-        parts = occupancy(changed.about(start, end), segments)
-        scatter = find_scatter(parts)
-    # A load that the windows do not describe is noise whatever the lag, and tells nothing of it.
-    told = kernel != (0.0, 1.0) and scatter.noise_ratio <= MOST_NOISE_RATIO
-    if told and is_likelier(parts, scatter, plain, plain_scatter):
-        return solve(parts, scatter)
-    return solve(plain, plain_scatter)
+    if find_lag:
+        parts, scatter = with_kernel(parts, scatter)
+    return solve(parts, scatter)
 
 
 def _edges_tell(timeline: CounterTimeline, windows: Windows, edges: Floats) -> bool:
