@@ -112,7 +112,8 @@ class Occupancy:
         instant_sigma_seconds: uncertainty of each of them, shape (intervals + 1,).
         instant_watts: power about each of them, shape (intervals + 1,).
         seconds, joules: length and energy of each interval, shape (intervals,).
-        usable: whether an interval is free of gaps, shape (intervals,); others say nothing.
+        usable: whether an interval is free of gaps and of time outside all segments, shape
+            (intervals,); others say nothing of powers.
         timing_variance, shared_variance: variance of the energy of each interval from errors of
             time and counting, and its covariance with the next one, shape (intervals,).
         mean_watts: mean power between the first and the last refresh; the middle of what is
@@ -123,7 +124,7 @@ class Occupancy:
         piece_interval, piece_part: where each piece lies, in order of time, shape (pieces,).
         piece_seconds: length of each piece.
         piece_sensed_seconds: by how much its power enters the energy of the interval: its length,
-            or the part of it that is watched, as a share of all that is; 0 in gaps.
+            or the part of it that is watched, as a share of all that is; 0 where not usable.
         size, blocks: intervals per block; how many blocks there are.
     """
 
@@ -222,7 +223,7 @@ def occupancy(
     blocks = max(1, -(-intervals // size))
     cuts, segment, label = _parts(segments, instants, size)
     interval, part, edges = _pieces(instants, cuts)
-    usable, lengths = _gapless(record, instants), np.diff(edges)
+    usable, lengths = _gapless(record, instants) & _within(segments, instants), np.diff(edges)
     watts = _instant_watts(instants, joules, mean_watts, record)
     own, shared = _timing_variances((watts * sigma) ** 2, usable, record.resolution_joules)
     return Occupancy(
@@ -312,6 +313,12 @@ def _gapless(record: CounterRecord, instants: Floats) -> NDArray[np.bool_]:
     begun = np.searchsorted(record.gap_starts, instants[1:])
     ended = np.searchsorted(record.gap_ends, instants[:-1], side="right")
     return np.asarray(begun <= ended)
+
+
+def _within(segments: Segments, instants: Floats) -> NDArray[np.bool_]:
+    """Tell of each interval whether all of it belongs to segments: what else is in it is not known."""
+    start, end = segments.edges[0] - ROUNDING_SECONDS, segments.edges[-1] + ROUNDING_SECONDS
+    return np.asarray((instants[:-1] >= start) & (instants[1:] <= end))
 
 
 def _timing_variances(

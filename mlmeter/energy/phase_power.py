@@ -221,7 +221,7 @@ def _chunk_energies(
     inside, given = own.collect(lengths * usable), np.zeros(len(label))
     beyond = parts.part_seconds[own.parts] - inside
     if not usable.all():
-        # Where a gap is, an interval's energy goes to its pieces by their lengths.
+        # The energy of other intervals goes to their pieces by their lengths.
         broken = lengths * ~usable
         given = own.collect(broken * (parts.joules / parts.seconds)[interval])
         beyond -= own.collect(broken)
