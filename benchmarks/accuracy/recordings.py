@@ -25,13 +25,13 @@ def recording_of(replay: Replay, scenario: Scenario) -> Recording:
     count = len(windows)
     ids = np.arange(1, count + 1)
     records = WindowRecords(
-        ids=_integers(ids),
-        parent_ids=_integers(np.zeros(count)),
-        labels=_integers(replay.label[windows] - 1),
-        threads=_integers(np.zeros(count)),
-        starts_ns=_nanoseconds(replay.edges[windows]),
-        ends_ns=_nanoseconds(replay.edges[windows + 1]),
-        flags=_integers(np.zeros(count)),
+        ids=integers(ids),
+        parent_ids=integers(np.zeros(count)),
+        labels=integers(replay.label[windows] - 1),
+        threads=integers(np.zeros(count)),
+        starts_ns=nanoseconds(replay.edges[windows]),
+        ends_ns=nanoseconds(replay.edges[windows + 1]),
+        flags=integers(np.zeros(count)),
         pieces=(),
         units={},
         label_table=tuple(Label(name, name) for name in NAMES[1:]),
@@ -57,11 +57,11 @@ def _domain(scenario: Scenario) -> Domain:
 
 
 def _rows(replay: Replay, scenario: Scenario) -> Rows:
-    before = _nanoseconds(replay.before)
+    before = nanoseconds(replay.before)
     return Rows(
-        after_ns=_nanoseconds(replay.after),
+        after_ns=nanoseconds(replay.after),
         before_ns=before,
-        counts=_integers(replay.row_joules / scenario.count_joules),
+        counts=integers(replay.row_joules / scenario.count_joules),
         gaps_ns=(),
         last_ns=before[-1],
         readings=len(before),
@@ -70,9 +70,9 @@ def _rows(replay: Replay, scenario: Scenario) -> Rows:
     )
 
 
-def _nanoseconds(seconds: Floats) -> array[int]:
-    return _integers(ORIGIN_NS + seconds * NANOSECONDS)
+def nanoseconds(seconds: Floats) -> array[int]:
+    return integers(ORIGIN_NS + seconds * NANOSECONDS)
 
 
-def _integers(values: NDArray[np.generic]) -> array[int]:
+def integers(values: NDArray[np.generic]) -> array[int]:
     return array("q", np.rint(values).astype(np.int64).tobytes())

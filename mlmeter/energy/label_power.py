@@ -209,18 +209,26 @@ class Design:
         flat = np.bincount(self.label * size + self.cell, joules, minlength=labels * size)
         return flat.reshape(labels, *self.noise.shape).astype(np.float64)
 
-    def whitened(self, scatter: Scatter) -> Whitened:
-        """Return the columns in units of their standard deviations."""
+    def whitened(self, scatter: Scatter, more: Floats | None = None) -> Whitened:
+        """Return the columns in units of their standard deviations.
+
+        Args:
+            scatter: of labels and noise.
+            more: further columns, shape (columns, size, blocks).
+        """
         factor = factorise(self.covariance(scatter))
-        return Whitened(factor, halfway(factor, self.columns))
+        columns = self.columns if more is None else np.concatenate([self.columns, more])
+        found = halfway(factor, columns)
+        return Whitened(factor, found[: len(self.columns)], found[len(self.columns) :])
 
 
 @dataclass(frozen=True, slots=True)
 class Whitened:
-    """Columns in units of their standard deviations, and the band of the factor of V."""
+    """Columns, and further ones, in units of their standard deviations; the band of the factor of V."""
 
     factor: Floats
     columns: Floats
+    more: Floats
 
     @property
     def products(self) -> Floats:
@@ -229,7 +237,7 @@ class Whitened:
         return np.asarray(flat @ flat.T, dtype=np.float64)
 
 
-def _neighbours(part: Indices) -> tuple[Indices, ...]:
+def _neighbours(part: NDArray[np.int32]) -> tuple[Indices, ...]:
     """Return, per distance, the pieces whose part also has the piece so long before."""
     found: list[Indices] = []
     late = np.arange(1, len(part))

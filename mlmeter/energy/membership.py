@@ -58,7 +58,7 @@ class Membership:
         )
 
 
-def join(keys: Indices, wanted: Indices) -> tuple[Indices, Indices]:
+def join(keys: Indices | NDArray[np.int32], wanted: Indices) -> tuple[Indices, Indices]:
     """Return all pairs (place in `wanted`, place in `keys`) of equal values.
 
     Args:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
+    # There are many pieces: their numbers are held in half of the memory.
+    Compact = NDArray[np.int32]
 
 BLOCK_INTERVALS = 100
 # The power of a segment is taken to be constant, which is not true for long ones: what is known
@@ -142,8 +144,8 @@ class Occupancy:
     part_segment: Indices
     part_label: Indices
     part_seconds: Floats
-    piece_interval: Indices
-    piece_part: Indices
+    piece_interval: Compact
+    piece_part: Compact
     piece_seconds: Floats
     piece_sensed_seconds: Floats
     size: int
@@ -176,7 +178,7 @@ class Occupancy:
         bounds = np.searchsorted(self.piece_interval, np.stack([chosen, chosen + 1]) * self.size)
         return ranges(bounds[0], bounds[1])
 
-    def cells_of(self, interval: Indices, chosen: Indices) -> Indices:
+    def cells_of(self, interval: Compact | Indices, chosen: Indices) -> Indices:
         """Return the places of intervals in an array of shape (size, chosen blocks), flat."""
         column = np.zeros(self.blocks, dtype=np.int64)
         column[chosen] = np.arange(len(chosen))
@@ -289,7 +291,7 @@ def _merged(one: Floats, other: Floats) -> Floats:
     return np.asarray(both[np.append(True, np.diff(both) > 0)], dtype=np.float64)
 
 
-def _pieces(instants: Floats, cuts: Floats) -> tuple[Indices, Indices, Floats]:
+def _pieces(instants: Floats, cuts: Floats) -> tuple[Compact, Compact, Floats]:
     """Return interval and part of each piece, and the edges between pieces.
 
     Args:
@@ -299,11 +301,11 @@ def _pieces(instants: Floats, cuts: Floats) -> tuple[Indices, Indices, Floats]:
     inside = np.clip(cuts, instants[0], instants[-1])
     edges = _merged(inside, instants)
     # Cuts before the first refresh are all clipped to it: the last of them counts.
-    part = np.zeros(len(edges), dtype=np.int64)
-    np.maximum.at(part, np.searchsorted(edges, inside), np.arange(len(cuts)))
-    starts = np.zeros(len(edges), dtype=np.int64)
+    part = np.zeros(len(edges), dtype=np.int32)
+    np.maximum.at(part, np.searchsorted(edges, inside), np.arange(len(cuts), dtype=np.int32))
+    starts = np.zeros(len(edges), dtype=np.int32)
     starts[np.searchsorted(edges, instants)] = 1
-    interval = np.cumsum(starts)[:-1] - 1
+    interval = np.cumsum(starts, dtype=np.int32)[:-1] - 1
     part = np.minimum(np.maximum.accumulate(part)[:-1], len(cuts) - 2)
     return interval, part, edges
 
@@ -342,7 +344,7 @@ def _sensed_seconds(
     record: CounterRecord,
     instants: Floats,
     edges: Floats,
-    interval: Indices,
+    interval: Compact,
     usable: NDArray[np.bool_],
 ) -> Floats:
     """Return by how much the power of each piece enters the energy of its interval, in seconds."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.banded import halfway, log_determinants, rest_of_the_way
+from mlmeter.energy.banded import log_determinants, rest_of_the_way
 from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 # Blocks that are solved at a time: many enough for speed, few enough for the processor's cache.
-CHUNK_BLOCKS = 256
+CHUNK_BLOCKS = 512
 # Each round fixes at least one more part at a limit; few are needed.
 CLIP_ROUNDS = 50
 CONSERVED_RATIO = 1e-12
@@ -87,13 +87,13 @@ def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
     # Products of the covariances with each label's energy, and with each label's power.
     told, exposed = np.zeros((labels, labels)), np.zeros((labels, labels))
 
-    def keep(_: int, design: Design, white: Whitened) -> None:
-        gains = halfway(white.factor, design.gains(scatter)).reshape(labels, -1)
+    def keep(_: int, white: Whitened) -> None:
+        gains = white.more.reshape(labels, -1)
         np.add(told, gains @ gains.T, out=told)
         np.add(exposed, gains @ white.columns[:-1].reshape(labels, -1).T, out=exposed)
         weighted.append(rest_of_the_way(white.factor, white.columns))
 
-    means = common_means([parts], scatter, keep)
+    means = common_means([parts], scatter, keep, gains=True)
     fit = _fit_of(parts, scatter, means, weighted)
     own = np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)
     seconds = np.bincount(parts.part_label, own, minlength=labels)
@@ -108,7 +108,7 @@ def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[Phas
     """Find the powers that some parts of a session have in common, and the energies of each."""
     weighted: list[list[Floats]] = [[] for _ in excerpts]
 
-    def keep(number: int, _: Design, white: Whitened) -> None:
+    def keep(number: int, white: Whitened) -> None:
         weighted[number].append(rest_of_the_way(white.factor, white.columns))
 
     means = common_means(excerpts, scatter, keep)
@@ -120,7 +120,9 @@ def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[Phas
 def common_means(
     excerpts: Sequence[Occupancy],
     scatter: Scatter,
-    keep: Callable[[int, Design, Whitened], object] | None = None,
+    keep: Callable[[int, Whitened], object] | None = None,
+    *,
+    gains: bool = False,
 ) -> Means:
     """Find the powers that some parts of a session have in common.
 
@@ -128,17 +130,18 @@ def common_means(
         excerpts: the parts.
         scatter: of their labels.
         keep: called with the number of the excerpt and some of its blocks, chunk by chunk.
+        gains: whether the further columns are to be the covariances with the labels' energies.
     """
     labels = excerpts[0].labels
     products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
     for number, parts in enumerate(excerpts):
         for chosen in chunks(parts):
             design = Design.of(parts, chosen)
-            white = design.whitened(scatter)
+            white = design.whitened(scatter, design.gains(scatter) if gains else None)
             products += white.products
             log_determinant += float(log_determinants(white.factor).sum())
             if keep is not None:
-                keep(number, design, white)
+                keep(number, white)
     return means_of(excerpts[0], products, log_determinant)
 
 
@@ -179,7 +182,7 @@ class _ChunkParts:
 
     parts: slice
     pieces: slice
-    part: Indices
+    part: NDArray[np.int32]
     cell: Indices
     block: Indices
     totals: Floats

@@ -93,9 +93,9 @@ class Ownership:
         Args:
             member: whether a piece belongs to the set, shape (pieces,).
         """
-        changes = np.zeros(len(self.edges))
-        np.add.at(changes, self.first[member], 1.0)
-        np.add.at(changes, self.last[member], -1.0)
+        size = len(self.edges)
+        changes = np.bincount(self.first[member], minlength=size)
+        changes -= np.bincount(self.last[member], minlength=size)
         return np.asarray(np.cumsum(changes)[:-1] / np.maximum(self.owners, 1))
 
 
