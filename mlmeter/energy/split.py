@@ -25,7 +25,7 @@ from mlmeter.energy.phase_power import PhasePowerFit, solve
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 from mlmeter.energy.wandering_lag import WanderingLag, wandering_lag
-from mlmeter.energy.windows import Ownership, Windows, pieces_by_window
+from mlmeter.energy.windows import Ownership, Windows, depths, pieces_by_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -227,6 +227,8 @@ def split_of(
     if not measured or not enough or (fast and _edges_tell(timeline, windows, ownership.edges)):
         return None
     if (ownership.last - ownership.first).sum() > MOST_MEMBERSHIPS:
+        return None
+    if depths(windows.parent)[ownership.owner].sum() > MOST_MEMBERSHIPS:
         return None
     label = segment_labels(windows, ownership, phase_of_window)
     labels = int(label.max()) + 1
