@@ -100,14 +100,16 @@ def _tried_lags(fit: PhasePowerFit, *, fast: bool) -> Floats:
 
 
 def _stretches(parts: Occupancy) -> list[tuple[float, float]]:
-    """Return consecutive parts of the session, or of its excerpts, each long enough to have a lag."""
+    """Return parts of the session, or of its excerpts, each long enough to have a lag."""
     found = []
     for start, end in excerpts(parts):
         inside = int(np.searchsorted(parts.instants, end) - np.searchsorted(parts.instants, start))
         count = min(MOST_STRETCHES, inside // FEWEST_INTERVALS)
         cuts = np.linspace(start, end, count + 1).tolist() if count else []
         found += list(pairwise(cuts))
-    return found
+    # A long session is asked in a few places, evenly spread.
+    chosen = np.linspace(0, len(found) - 1, min(MOST_STRETCHES, len(found))).round().astype(int)
+    return [found[k] for k in chosen]
 
 
 def _own_lag(fit: PhasePowerFit, stretch: tuple[float, float], lags: Floats) -> float:
@@ -125,14 +127,16 @@ def _own_lag(fit: PhasePowerFit, stretch: tuple[float, float], lags: Floats) -> 
         lagging = occupancy(replace(chosen, lag_seconds=lag), segments)
         return common_means([replace(lagging, mean_watts=parts.mean_watts)], fit.scatter).log_likelihood
 
-    _, coarse = max((score(lag), lag) for lag in lags.tolist())
+    decisive = score(fitted) + DECISIVE_LOG_LIKELIHOOD
+    found, coarse = max((score(lag), lag) for lag in lags.tolist())
+    if found < decisive:
+        return fitted
     step = float(lags[1] - lags[0])
     fine_steps = round(COARSE_STEP_PERIODS / FINE_STEP_PERIODS)
     fine = [coarse + step * k / fine_steps for k in range(1 - fine_steps, fine_steps)]
     found, lag = max((score(lag), lag) for lag in fine if lag >= 0.0)
     shortest = min(SHORTEST_LAG_SECONDS, parts.period_seconds)
-    near = abs(lag - fitted) < shortest
-    return fitted if near or found < score(fitted) + DECISIVE_LOG_LIKELIHOOD else lag
+    return fitted if found < decisive or abs(lag - fitted) < shortest else lag
 
 
 def _changes(fit: PhasePowerFit, stretches: Sequence[tuple[float, float]], own: Sequence[float]) -> Floats:
