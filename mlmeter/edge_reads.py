@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mlmeter.clock import Clock
-from mlmeter.energy.refresh_period import refresh_period
+from mlmeter.energy.refresh_period import irregular_period, refresh_period
 from mlmeter.measurement import Failure, Reading
 from mlmeter.poll_budget import PollBudget
 from mlmeter.refresh_lock import NEVER_NS
@@ -128,13 +128,26 @@ class _Changes:
     def __init__(self) -> None:
         self.after: list[float] = []
         self.before: list[float] = []
+        # The longest time without a read since the refresh before each.
+        self.unread: list[float] = []
         self._last: Reading | None = None
+        self._unread_seconds = 0.0
 
     def add(self, reading: Reading) -> None:
         last, self._last = self._last, reading
-        if last is not None and reading.value != last.value:
+        if last is None:
+            return
+        self._unread_seconds = max(self._unread_seconds, (reading.end_ns - last.begin_ns) * 1e-9)
+        if reading.value != last.value:
             self.after.append(last.begin_ns * 1e-9)
             self.before.append(reading.end_ns * 1e-9)
+            self.unread.append(self._unread_seconds)
+            self._unread_seconds = 0.0
 
     def period_seconds(self) -> float | None:
-        return refresh_period(self.after, self.before) if len(self.before) >= MEASURE_CHANGES else None
+        if len(self.before) < MEASURE_CHANGES:
+            return None
+        mean_seconds = refresh_period(self.after, self.before)
+        if mean_seconds is None:
+            return None
+        return irregular_period(self.after, self.before, self.unread, mean_seconds)

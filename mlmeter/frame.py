@@ -15,7 +15,7 @@ import numpy as np
 from mlmeter.bursts import burst_rows
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.energy.windows import hulls
-from mlmeter.recording import TOTAL, Recording, Resolution
+from mlmeter.recording import TOTAL, Recording, Resolution, Run
 from mlmeter.time_bases import TimeBase
 from mlmeter.window_log import FAILED, OPEN
 from mlmeter.work import rate_names
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.columns import Columns
+    from mlmeter.energy.counters import Rows
+    from mlmeter.measurement import Domain
 
 SESSION_NAME = "(session)"
+# The idea of MLPerf Power's shortest run.
+SHORTEST_SECONDS, FEWEST_REFRESHES = 60.0, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +269,7 @@ def domains_table(recording: Recording) -> Table:
                 "cross_check_counter_joules": check.counter_joules if check else np.nan,
                 "cross_check_power_joules": check.power_joules if check else np.nan,
                 "measured_period_seconds": collected.period_seconds,
+                "short": _is_short(run, domain, collected) if readable else None,
             }
         )
     for missing in recording.unavailable:
@@ -282,6 +287,12 @@ def domains_table(recording: Recording) -> Table:
             }
         )
     return Table("domains", {name: [row.get(name) for row in rows] for name in _DOMAIN_COLUMNS})
+
+
+def _is_short(run: Run, domain: Domain, collected: Rows) -> bool:
+    """Whether a session is too short for figures that another run would give again."""
+    period = collected.period_seconds or domain.update_period_seconds
+    return run.duration_seconds < max(SHORTEST_SECONDS, FEWEST_REFRESHES * period)
 
 
 def unread_reason(recording: Recording, domain_name: str) -> str:
@@ -315,6 +326,7 @@ _DOMAIN_COLUMNS = (
     "cross_check_counter_joules",
     "cross_check_power_joules",
     "measured_period_seconds",
+    "short",
 )
 
 

@@ -172,11 +172,13 @@ class Resolution:
             group: the group of each, shape (chosen,).
             groups: how many there are.
         """
+        import numpy as np
+
         from mlmeter.energy.attribution import pool
-        from mlmeter.energy.columns import energy_columns, total_columns
+        from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 
         bounds = self._group_bounds(rows, group, groups)
-        counted, unread_joules = [], None
+        counted, unread_joules, hidden = [], None, np.zeros(groups)
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
@@ -187,9 +189,10 @@ class Resolution:
             columns = energy_columns(pooled)
             if domain.counted:
                 counted.append(columns)
+                hidden += hidden_joules([pooled], groups)
             unread_joules = self._unread_joules(pooled.duration_seconds)
             yield domain.name, domain.kind, columns
-        yield TOTAL, TOTAL, total_columns(counted, groups, unread_joules)
+        yield TOTAL, TOTAL, total_columns(counted, groups, unread_joules, hidden)
 
     def _group_bounds(
         self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
@@ -226,7 +229,7 @@ class Resolution:
 
     def total(self, spans: str, kind: str | None = None) -> Columns:
         """Return the sum of the counted domains, or of those of one kind."""
-        from mlmeter.energy.columns import energy_columns, total_columns
+        from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 
         chosen = [
             self._energies(self.attributions[domain.name], spans)
@@ -237,7 +240,8 @@ class Resolution:
         sizes = {"phases": len(self.phases), TOTAL: 1}
         unread_joules = self._unread_joules(chosen[0].duration_seconds, kind) if chosen else None
         parts = [energy_columns(energies) for energies in chosen]
-        return total_columns(parts, sizes.get(spans, len(self.windows)), unread_joules)
+        size = sizes.get(spans, len(self.windows))
+        return total_columns(parts, size, unread_joules, hidden_joules(chosen, size))
 
     def _unread_joules(
         self, duration_seconds: NDArray[np.float64], kind: str | None = None

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.energy.counters import FAST_PERIOD_SECONDS, LONGEST_PERIOD_RATIO
 from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
 from mlmeter.energy.split import METHOD, Split, split_of
+from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import (
     Ownership,
     Windows,
     add_to_ancestors,
     add_to_enclosing,
+    hulls,
     same_phase_runs,
 )
 from mlmeter.measurement import Domain
@@ -48,6 +51,8 @@ class Energies:
         sigma_statistical, sigma_systematic: standard uncertainties of a fit; None where only
             the bounds are known.
         fitted: whether the fit tells a span's energy to 10 % or better; None without a fit.
+        told: whether the counter was refreshed in a span or one period after it, or can still be;
+            others have bounds only. None where that is not asked.
     """
 
     domain: Domain
@@ -61,6 +66,7 @@ class Energies:
     sigma_statistical: Joules | None = None
     sigma_systematic: Joules | None = None
     fitted: NDArray[np.bool_] | None = None
+    told: NDArray[np.bool_] | None = None
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -75,11 +81,11 @@ class Energies:
         An estimate can be resolved: its factors are another matter, told by the interval.
         """
         if self.fitted is not None:
-            return np.asarray(self.readable & self.fitted)
+            return np.asarray(self.readable & self.fitted & (True if self.told is None else self.told))
         low, high = self.low / self.domain.interval_low_ratio, self.high / self.domain.interval_high_ratio
         sharp = (high - low) * UNIFORM_SIGMA < RESOLVED_RATIO * self.joules
         long_enough = self.duration_seconds >= self.domain.update_period_seconds
-        return np.asarray(self.readable & long_enough & sharp)
+        return np.asarray(self.readable & long_enough & sharp & (True if self.told is None else self.told))
 
     @property
     def sigma(self) -> Joules:
@@ -180,12 +186,39 @@ class Attribution:
     @cached_property
     def exclusive(self) -> Energies:
         """Energy that each window has for itself, shape (windows,); row 0 is the session."""
-        return self.owned if self.split is None else self.split.owned(self.owned)
+        return self._told(self.owned if self.split is None else self.split.owned(self.owned), self.owned)
 
     @cached_property
     def inclusive(self) -> Energies:
         """Energy of each window with all inside it, shape (windows,); row 0 is the session."""
-        return self.enclosed if self.split is None else self.split.enclosed(self.enclosed)
+        found = self.enclosed if self.split is None else self.split.enclosed(self.enclosed)
+        return self._told(found, self.enclosed)
+
+    def _told(self, found: Energies, bounded: Energies) -> Energies:
+        """Give windows that no refresh of a slow counter tells of their hard bounds, and say so.
+
+        Args:
+            found: energies of windows, shape (windows,).
+            bounded: the same by the curve alone.
+        """
+        timeline = self.timeline
+        if not isinstance(timeline, CounterTimeline) or timeline.interval_ratios != (1.0, 1.0):
+            return found
+        period = timeline.period_seconds
+        starts, ends = hulls(self._windows)
+        # The first refresh that can be after the start; its bracket may begin earlier.
+        after = np.append(timeline.after, np.inf)[np.searchsorted(timeline.before, starts)]
+        latest = ends + LONGEST_PERIOD_RATIO * period
+        # At the end of a session, and of a snapshot, the refresh may still come.
+        told = (ends <= starts) | (after <= latest) | (latest > self._windows.end[0])
+        if period <= FAST_PERIOD_SECONDS or told.all():
+            return found
+        low, high = (
+            np.where(told, of_fit, of_curve)
+            for of_fit, of_curve in ((found.low, bounded.low), (found.high, bounded.high))
+        )
+        low, high = np.minimum(low, found.joules), np.maximum(high, found.joules)
+        return replace(found, low=low, high=high, told=told)
 
     def _energies(self, columns: NDArray[np.float64]) -> Energies:
         """Make energies of value, low, high, metered and all seconds, shape (5, spans)."""

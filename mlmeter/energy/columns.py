@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlmeter.energy.attribution import Energies
 
 PROVENANCES = tuple(Provenance)
+# Of a span in and after which a slow counter was not refreshed: its value is a guess.
+BOUNDS_ONLY = "bounds_only"
 ENERGY_COLUMNS = (
     "energy_joules",
     "low_joules",
@@ -40,7 +42,9 @@ def energy_columns(energies: Energies) -> Columns:
     if energies.sigma_statistical is not None and energies.sigma_systematic is not None:
         statistical = np.where(readable, energies.sigma_statistical, np.nan)
         systematic = np.where(readable, energies.sigma_systematic, np.nan)
-    method = "load_estimate" if estimated else energies.method
+    method = _text(readable, "load_estimate" if estimated else energies.method)
+    if energies.told is not None:
+        method[readable & ~energies.told] = BOUNDS_ONLY
     return {
         "energy_joules": np.where(readable, energies.joules, np.nan),
         "low_joules": np.where(readable, energies.low, np.nan),
@@ -48,13 +52,32 @@ def energy_columns(energies: Energies) -> Columns:
         "sigma_statistical_joules": statistical,
         "sigma_systematic_joules": systematic,
         "provenance": _text(readable, str(energies.domain.provenance)),
-        "method": _text(readable, method),
+        "method": method,
         "resolved": energies.resolved,
         "coverage_ratio": np.where(readable, energies.coverage_ratio, 0.0),
     }
 
 
-def total_columns(parts: Sequence[Columns], spans: int, unread_joules: NDArray[Any] | None = None) -> Columns:
+def hidden_joules(parts: Sequence[Energies], spans: int) -> NDArray[np.float64]:
+    """Return what domains can have used at most in spans in which they could not be read, shape (spans,).
+
+    Args:
+        parts: energies of the domains of a sum.
+        spans: their length.
+    """
+    hidden = np.zeros(spans)
+    for energies in parts:
+        if energies.known:
+            hidden += np.where(energies.readable, 0.0, energies.high)
+    return hidden
+
+
+def total_columns(
+    parts: Sequence[Columns],
+    spans: int,
+    unread_joules: NDArray[Any] | None = None,
+    hidden: NDArray[np.float64] | None = None,
+) -> Columns:
     """Add the columns of distinct domains, span by span.
 
     Statistical uncertainties of different sensors are independent (root of the sum of
@@ -66,6 +89,7 @@ def total_columns(parts: Sequence[Columns], spans: int, unread_joules: NDArray[A
         spans: their length.
         unread_joules: what domains that belong to the sum but were never read can have used
             at most, shape (spans,); None if there are none.
+        hidden: of `hidden_joules`.
     """
     if not parts:
         return _nothing(spans)
@@ -87,6 +111,9 @@ def total_columns(parts: Sequence[Columns], spans: int, unread_joules: NDArray[A
         "resolved": np.where(readable, stacked["resolved"], True).all(axis=0) & some,
         "coverage_ratio": stacked["coverage_ratio"].min(axis=0),
     }
+    if hidden is not None:
+        total["high_joules"] = total["high_joules"] + hidden
+        total["resolved"] = total["resolved"] & (hidden <= 0)
     if unread_joules is not None:
         total["high_joules"] = total["high_joules"] + unread_joules
         total["resolved"] = np.zeros(spans, dtype=np.bool_)

@@ -252,8 +252,10 @@ class CounterRows:
         return silent_ns / 1e9 > horizon_seconds
 
     def _lose(self, last: Reading, reading: Reading, kind: str, what: str) -> None:
-        self._add_gap(last.end_ns, reading.end_ns)
-        seconds = (reading.end_ns - last.end_ns) / 1e9
+        # What was used since the last refresh was never shown, however often it has been looked for.
+        start_ns = min(last.end_ns, self._before[-1])
+        self._add_gap(start_ns, reading.end_ns)
+        seconds = (reading.end_ns - start_ns) / 1e9
         text = f"{self._domain.name}: counter {what}; energy of {seconds:.3f} s is not known"
         self.remarks.append(Remark(reading.end_ns, kind, text))
 

@@ -12,6 +12,11 @@ NARROW_RATIO = 0.1
 # Brackets that fill more of the time than this say more about the reads than about the counter.
 MOST_FILLED_RATIO = 0.75
 FEWEST_STEPS = 3
+# To tell an irregular counter, more steps are needed, without a longer pause of the reads than this;
+# by less than this ratio it is taken as regular.
+FEWEST_SEEN_STEPS = 8
+LONGEST_UNREAD_RATIO = 0.75
+IRREGULAR_RATIO = 1.03
 # Of a longer silence it is not known how many refreshes went unseen. The first estimate is rough.
 MOST_PERIODS = (3, 8)
 # By this share of its deviation each refresh moves the grid by which the next one is counted.
@@ -62,3 +67,28 @@ def _mean(instants: Sequence[float], period: float, most_periods: int) -> float 
         grid += count * period
         grid += GRID_SHARE * (later - grid)
     return total / periods if used >= FEWEST_STEPS else None
+
+
+def irregular_period(
+    after: Sequence[float], before: Sequence[float], unread: Sequence[float], mean: float
+) -> float:
+    """Return the period of which a read finds half gone on average; of a regular counter its mean.
+
+    A read falls into a long step more often than into a short one, so that the refresh that it
+    shows is older than half the mean step: half of ``sum(steps^2) / sum(steps)``. A counter that
+    leaves out a tenth of its refreshes shows energy that is a fifth older than it seems.
+
+    Args:
+        after, before: as for `refresh_period`.
+        unread: longest time between two reads since the refresh before each.
+        mean: from `refresh_period`.
+    """
+    middles = [(start + end) / 2 for start, end in zip(after, before, strict=True)]
+    noise = [(end - start) ** 2 / 12 for start, end in zip(after, before, strict=True)]
+    seen = [k for k in range(1, len(middles)) if unread[k] <= LONGEST_UNREAD_RATIO * mean]
+    if len(seen) < FEWEST_SEEN_STEPS:
+        return mean
+    steps = [middles[k] - middles[k - 1] for k in seen]
+    squares = sum(step**2 - noise[k] - noise[k - 1] for step, k in zip(steps, seen, strict=True))
+    found = squares / sum(steps)
+    return found if found > IRREGULAR_RATIO * mean else mean

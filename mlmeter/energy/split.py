@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.energy.counter_lag import with_kernel
-from mlmeter.energy.counters import FAST_PERIOD_SECONDS
+from mlmeter.energy.counters import FAST_PERIOD_SECONDS, LONGEST_PERIOD_RATIO
 from mlmeter.energy.groups import GroupEnergies, degrees_of_freedom, group_energies, refreshed
 from mlmeter.energy.guards import FAST_EDGE_SECONDS, SLOW_EDGE_SECONDS, systematic_sigmas
 from mlmeter.energy.label_power import find_scatter
@@ -24,7 +24,8 @@ from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupan
 from mlmeter.energy.phase_power import PhasePowerFit, solve
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
-from mlmeter.energy.windows import Ownership, Windows, pieces_by_window
+from mlmeter.energy.wandering_lag import WanderingLag, wandering_lag
+from mlmeter.energy.windows import Ownership, Windows, depths, pieces_by_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +74,7 @@ class Split:
         edge_joules: standard uncertainty of each segment's energy because its power at the
             edges is not its mean, shape (segments,).
         windows, ownership: what the segments were made from.
+        lag: whether the counter's lag changes during the session.
     """
 
     timeline: CounterTimeline
@@ -82,11 +84,18 @@ class Split:
     edge_joules: Floats
     windows: Windows
     ownership: Ownership
+    lag: WanderingLag
 
     def remarks(self) -> Iterator[tuple[str, str]]:
         """Yield kind and sentence of what users of the energies must know."""
         record, closure = self.fit.occupancy.record, self.fit.closure_ratio
-        if record.lag_seconds > 0:
+        if self.lag.wanders:
+            span = f"{1e3 * self.lag.shortest_seconds:.1f} to {1e3 * self.lag.longest_seconds:.1f} ms"
+            yield (
+                "lag",
+                f"the counter's lag changes during the session, from {span}; windows are less certain",
+            )
+        elif record.lag_seconds > 0:
             yield "lag", f"the counter lags by {1e3 * record.lag_seconds:.0f} ms; windows are placed by that"
         if record.sensed_ratio < 1:
             text = (
@@ -217,6 +226,8 @@ def split_of(
         return None
     if (ownership.last - ownership.first).sum() > MOST_MEMBERSHIPS:
         return None
+    if depths(windows.parent)[ownership.owner].sum() > MOST_MEMBERSHIPS:
+        return None
     label = segment_labels(windows, ownership, phase_of_window)
     labels = int(label.max()) + 1
     record = _record_of(timeline)
@@ -226,25 +237,28 @@ def split_of(
         return None
     try:
         fit = _fit_of(record, Segments(ownership.edges, label, labels), find_lag=not fast)
-        edge_seconds = FAST_EDGE_SECONDS if fast else _edge_seconds(record)
+        edge_seconds = _fast_edge_seconds(timeline) if fast else _edge_seconds(record)
         edge_seconds = max(edge_seconds, windows.edge_sigma_seconds)
         systematic = systematic_sigmas(fit, edge_seconds, refit=not fast)
+        lag = wandering_lag(fit, fast=fast)
     except np.linalg.LinAlgError:
         return None
     if abs(fit.closure_ratio - 1) > LARGEST_CLOSURE_ERROR:
         return None
     found = fit.occupancy.record
-    if found.lag_seconds > 0 or found.sensed_ratio < 1:
+    if found.lag_seconds > 0 or found.sensed_ratio < 1 or lag.wanders:
         uncertain = LAG_ERROR_PERIODS * timeline.period_seconds
+        uncertain += max(lag.longest_seconds - found.lag_seconds, found.lag_seconds - lag.shortest_seconds)
         timeline = timeline.lagging(found.lag_seconds, uncertain, part_time=found.sensed_ratio < 1)
     return Split(
         timeline,
         fit,
-        systematic,
+        np.hypot(systematic, lag.changes_joules),
         degrees_of_freedom(label, labels),
         _edge_joules(fit),
         windows,
         ownership,
+        lag,
     )
 
 
@@ -306,6 +320,16 @@ def _edge_seconds(record: CounterRecord) -> float:
     """
     width = float(np.median(record.before - record.after))
     return max(SLOW_EDGE_SECONDS, width * UNIFORM_SIGMA)
+
+
+def _fast_edge_seconds(timeline: CounterTimeline) -> float:
+    """Return the same of a counter that is read at the edges.
+
+    One that has left more time between refreshes than a regular one does shows energy of an age
+    that is only known within the longest such time.
+    """
+    longest = float((timeline.before - timeline.after).max()) / LONGEST_PERIOD_RATIO
+    return max(FAST_EDGE_SECONDS, (longest - timeline.period_seconds) * UNIFORM_SIGMA)
 
 
 def _edge_joules(fit: PhasePowerFit) -> Floats:

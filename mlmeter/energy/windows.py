@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Spans shorter than this are rounding, not overlap: 1 ns in a session of months.
 ROUNDING_SECONDS = 1e-9
+# Windows that are nested more deeply are taken one by one, not level by level.
+DEEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,30 +291,63 @@ def add_to_ancestors(parent: Indices, values: NDArray[np.float64]) -> NDArray[np
         parent: shape (windows,), parents before children.
         values: shape (columns, windows).
     """
+    depth = depths(parent)
+    if _is_deep(depth):
+        return np.stack([_summed_upwards(parent, column) for column in values])
     sums = values.copy()
-    for level in levels(parent):
+    for level in _levels(depth):
         for column in sums:
             np.add.at(column, parent[level], column[level])
     return sums
 
 
+def _summed_upwards(parent: Indices, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    above, sums = parent.tolist(), values.tolist()
+    for row in range(len(above) - 1, 0, -1):
+        sums[above[row]] += sums[row]
+    return np.array(sums)
+
+
 def with_descendants(parent: Indices, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the chosen windows and everything inside them, shape (windows,)."""
+    depth = depths(parent)
     inside = chosen.copy()
-    for level in reversed(levels(parent)):
+    if _is_deep(depth):
+        for row, above in enumerate(parent[1:].tolist(), start=1):
+            inside[row] |= inside[above]
+        return inside
+    for level in reversed(_levels(depth)):
         inside[level] |= inside[parent[level]]
     return inside
 
 
-def levels(parent: Indices) -> list[Indices]:
-    """Rows by depth, deepest first, without the root."""
+def depths(parent: Indices) -> Indices:
+    """Return how many windows are round each, shape (windows,); the session is round all others."""
     depth = np.zeros(len(parent), dtype=np.int64)
-    rows = np.arange(1, len(parent))
-    ancestors = parent[1:].copy()
-    while len(rows):
+    rows, ancestors = np.arange(1, len(parent)), parent[1:].copy()
+    for _ in range(DEEP):
         depth[rows] += 1
         still = ancestors > 0
         rows, ancestors = rows[still], parent[ancestors[still]]
+        if not len(rows):
+            return depth
+    found = [0] * len(parent)
+    for row, above in enumerate(parent[1:].tolist(), start=1):
+        found[row] = found[above] + 1
+    return np.array(found, dtype=np.int64)
+
+
+def levels(parent: Indices) -> list[Indices]:
+    """Rows by depth, deepest first, without the root."""
+    return _levels(depths(parent))
+
+
+def _is_deep(depth: Indices) -> bool:
+    """Whether there are too many levels to take them one by one, each as an array."""
+    return len(depth) > 0 and int(depth.max()) > DEEP
+
+
+def _levels(depth: Indices) -> list[Indices]:
     order = np.argsort(depth, kind="stable")
     counts = np.bincount(depth)
     starts = np.concatenate(([0], np.cumsum(counts)))

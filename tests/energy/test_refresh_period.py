@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlmeter.energy.refresh_period import refresh_period
+from mlmeter.energy.refresh_period import irregular_period, refresh_period
 
 
 def brackets(refreshes: np.ndarray, polls: np.ndarray) -> tuple[list[float], list[float]]:
@@ -80,3 +80,17 @@ def test_any_brackets_give_a_positive_period_or_none(steps: list[tuple[float, fl
         before.append(now)
     period = refresh_period(after, before)
     assert period is None or period > 0
+
+
+def test_irregular_steps_are_older_than_half_their_mean() -> None:
+    """Steps of 1 and 3 in turn: a read finds (1 + 9) / (1 + 3) = 2.5 half gone, not 2."""
+    times = [float(at) for pair in range(10) for at in (4 * pair, 4 * pair + 1)]
+    found = irregular_period(times, times, [0.1] * len(times), 2.0)
+    # The last step is a short one, so the mean of so few is a little less.
+    assert found == pytest.approx(2.5, rel=0.03)
+
+
+def test_steps_that_reads_may_have_missed_tell_nothing() -> None:
+    """A thread without a processor sees long steps of a regular counter: its mean stays."""
+    times = [float(at) for pair in range(10) for at in (4 * pair, 4 * pair + 1)]
+    assert irregular_period(times, times, [3.0] * len(times), 2.0) == 2.0
