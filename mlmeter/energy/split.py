@@ -264,23 +264,28 @@ def split_of(
 
 def _record_of(timeline: CounterTimeline) -> CounterRecord:
     """Return the rows as the fit takes them."""
-    after, period, rows = timeline.after, timeline.period_seconds, slice(None)
+    after, before, period = timeline.after, timeline.before, timeline.period_seconds
+    unknown = np.zeros((2, 0))
     if period <= FAST_PERIOD_SECONDS:
         # A read shows a refresh of unknown age: its best single bracket is one period long.
-        after = np.maximum(after, timeline.before - period)
+        after = np.maximum(after, before - period)
     else:
-        # Both ends bound all that is fitted: the first read shows a refresh of unknown age.
-        known = np.flatnonzero(timeline.before - after <= WIDEST_BRACKET_PERIODS * period)
-        rows = slice(int(known[0]), int(known[-1]) + 1) if len(known) else rows
+        # Nothing beside a row at an end makes up for its error, and the first one is of unknown age.
+        known = np.flatnonzero(before - after <= WIDEST_BRACKET_PERIODS * period)
+        if len(known):
+            first, last = known[0], known[-1]
+            unknown = np.array([[after[0], after[last]], [before[first], before[-1]]])
+            unknown = unknown[:, [first > 0, last < len(before) - 1]]
+    gaps = np.column_stack([[timeline.gaps.starts, timeline.gaps.ends], unknown])
     return CounterRecord(
-        after[rows],
-        timeline.before[rows],
-        timeline.joules[rows],
+        after,
+        before,
+        timeline.joules,
         timeline.resolution_joules,
         timeline.min_power_watts,
         timeline.max_power_watts,
-        gap_starts=timeline.gaps.starts,
-        gap_ends=timeline.gaps.ends,
+        gap_starts=np.sort(gaps[0]),
+        gap_ends=np.sort(gaps[1]),
     )
 
 
