@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 ROWS_BEFORE = 8
 # How long the end of a session may wait for the slowest counter to show it.
 SETTLE_PERIODS = 2
+# How much of the past the result of one window takes into account.
+CONTEXT_PERIODS = 100
 LONGEST_SETTLE_SECONDS = 0.25
 LONGEST_TIMEOUT_SECONDS = 3600.0
 # How long `result` waits for a device that has not finished a window, unless told otherwise.
@@ -170,15 +172,22 @@ class LiveSession:
             state = "has been stopped" if self.started else "was never started"
             self._warn("window", f"meter {self._name!r} {state}: its windows are not metered", StateWarning)
 
-    def window_energy(self, window: Window, kind: str | None) -> Energy:
-        """Return the energy of a window with what has been read so far."""
+    def window_energy(self, window: Window, kind: str | None, *, context_seconds: float = 0.0) -> Energy:
+        """Return the energy of a window with what has been read so far.
+
+        Args:
+            window: a window of this meter.
+            kind: of the domains that count, or None for all.
+            context_seconds: time before the window that may tell of it, too.
+        """
         session = self._final
         if session is None:
             if not self.running:
                 return Energy(energy_joules=None)
             self._sampler.tick()
             with self._lock:
-                session = Session(self._recording(self.now_ns(), finished=False, since_ns=window.start_ns))
+                since_ns = max(self._start_ns, window.start_ns - round(context_seconds * 1e9))
+                session = Session(self._recording(self.now_ns(), finished=False, since_ns=since_ns))
         ids = session.recording.windows.ids
         row = bisect_right(ids, window.id)
         if not row or ids[row - 1] != window.id:
@@ -193,7 +202,9 @@ class LiveSession:
         else:
             _check_timeout(timeout_seconds)
         self._wait_until(lambda: self._is_shown(window), timeout_seconds)
-        return self.window_energy(window, kind)
+        # The power of short windows is told by many of them, and by nothing that is not shown yet.
+        context_seconds = CONTEXT_PERIODS * self._slowest_period() if self._is_shown(window) else 0.0
+        return self.window_energy(window, kind, context_seconds=context_seconds)
 
     def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
         """Read the counters from time to time until a condition holds, or the session or the time is over."""

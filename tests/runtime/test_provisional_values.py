@@ -101,6 +101,33 @@ def test_a_result_without_time_is_provisional(clock: FakeClock) -> None:
         assert window.result(timeout_seconds=0) == window.energy()
 
 
+def test_a_result_takes_the_windows_before_into_account(clock: FakeClock) -> None:
+    """After a hundred calls of 23 ms with idle gaps a call's power is known; at once it is not."""
+    starts = 0.5 + 0.061 * np.arange(120)
+    edges = np.stack([starts, starts + 0.023], axis=1).ravel()
+    backend = SimulatedBackend(
+        [0.0, *edges, edges[-1] + 9.0],
+        [50.0, *[300.0, 50.0] * 120],
+        clock,
+        update_period_seconds=PERIOD,
+        name="gpu-0",
+        kind="gpu",
+        cheap_read=False,
+        max_power_watts=500.0,
+    )
+    meter = fake_meter(backend, clock=clock)
+    with meter:
+        for start in starts:
+            advance(meter, start - clock.now_ns() * 1e-9, 0.002)
+            with meter.window("call", phase="inference") as window:
+                advance(meter, 0.023, 0.001)
+        provisional, final = window.energy(), window.result()
+    assert not provisional.resolved
+    assert (final.method, final.resolved) == ("phase_power", True)
+    assert final.energy_joules == pytest.approx(6.9, rel=0.05)
+    assert holds(final, 6.9)
+
+
 def test_a_fast_counter_answers_by_its_edge_reads(clock: FakeClock) -> None:
     """Provisional values of a package are `counter_edges` and sharp."""
     backend = SimulatedBackend(
