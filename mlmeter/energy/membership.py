@@ -48,15 +48,6 @@ class Membership:
         """Make each label a group."""
         return cls(np.arange(len(label)), label, labels, np.ones(len(label)))
 
-    def with_more(self, other: Membership) -> Membership:
-        """Append other groups: asking for all at once is cheaper."""
-        return Membership(
-            np.concatenate([self.segment, other.segment]),
-            np.concatenate([self.group, other.group + self.groups]),
-            self.groups + other.groups,
-            np.concatenate([self.weight, other.weight]),
-        )
-
 
 def join(keys: Indices | NDArray[np.int32], wanted: Indices) -> tuple[Indices, Indices]:
     """Return all pairs (place in `wanted`, place in `keys`) of equal values.

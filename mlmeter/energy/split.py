@@ -21,7 +21,7 @@ from mlmeter.energy.label_power import find_scatter
 from mlmeter.energy.labels import gap_labels, merge_rare_labels
 from mlmeter.energy.membership import Membership
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
-from mlmeter.energy.phase_power import PhasePowerFit, solve
+from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power, solve
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import UNIFORM_SIGMA
 from mlmeter.energy.wandering_lag import WanderingLag, wandering_lag
@@ -291,12 +291,10 @@ def _record_of(timeline: CounterTimeline) -> CounterRecord:
 
 def _fit_of(record: CounterRecord, segments: Segments, *, find_lag: bool) -> PhasePowerFit:
     """Fit a session; where the counter may lag or watch a part of the time, find out first."""
-    start, end = segments.edges[0], segments.edges[-1]
-    parts = occupancy(record.about(start, end), segments)
-    scatter = find_scatter(parts)
-    if find_lag:
-        parts, scatter = with_kernel(parts, scatter)
-    return solve(parts, scatter)
+    if not find_lag:
+        return fit_phase_power(record, segments)
+    parts = occupancy(record.about(segments.edges[0], segments.edges[-1]), segments)
+    return solve(*with_kernel(parts, find_scatter(parts)))
 
 
 def _edges_tell(timeline: CounterTimeline, windows: Windows, edges: Floats) -> bool:

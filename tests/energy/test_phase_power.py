@@ -388,8 +388,6 @@ def test_spans_are_made_of_their_segments() -> None:
     members = Membership.of_spans(edges, np.array([0.0, 1.0, 2.0]), np.array([2.0, 3.0, 2.0]))
     assert members.segment.tolist() == [0, 1, 1, 2]
     assert members.group.tolist() == [0, 0, 1, 1]
-    both = members.with_more(Membership.of_labels(np.array([0, 1, 0]), 2))
-    assert both.group.tolist() == [0, 0, 1, 1, 3, 4, 3]
 
 
 def test_a_burst_is_known_where_its_calls_are_not() -> None:
