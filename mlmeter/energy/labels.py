@@ -9,10 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
 
 # A label of fewer segments cannot tell its own scatter.
 FEWEST_SEGMENTS = 4
+# The work grows with the square of the labels.
+MOST_LABELS = 30
 MOST_COUNTED_RATIO = 4
 
 
@@ -34,20 +37,36 @@ def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:
     return numbered(np.where(gap, labels + label * (labels + 1) + before, label))
 
 
-def merge_rare_labels(label: Indices, phase: Indices) -> Indices:
-    """Let labels of fewer than 4 segments join the others of their phase.
+def merge_rare_labels(
+    label: Indices,
+    group: Indices,
+    seconds: Floats | None = None,
+    *,
+    least_seconds: float = 0.0,
+    most: int = MOST_LABELS,
+) -> Indices:
+    """Let labels that a counter tells little of join the others of their group.
+
+    Those are labels of fewer than 4 segments or of little time, and all but the most frequent ones.
 
     Args:
         label: of each segment, from 0, shape (segments,).
-        phase: of each segment, from 0, shape (segments,).
+        group: of each segment, from 0, shape (segments,): its phase, gaps apart.
+        seconds: length of each segment.
+        least_seconds: that a label needs altogether.
+        most: how many labels may stay for themselves.
 
     Returns:
         New labels, from 0, shape (segments,).
     """
     if not len(label):
         return label
-    rare = np.bincount(label)[label] < FEWEST_SEGMENTS
-    merged = np.where(rare, label.max() + 1 + phase, label)
+    count = np.bincount(label)
+    rare = count < FEWEST_SEGMENTS
+    if seconds is not None:
+        rare |= np.bincount(label, seconds) < least_seconds
+    rare[np.argsort(-count, kind="stable")[most:]] = True
+    merged = np.where(rare[label], label.max() + 1 + group, label)
     return numbered(merged)
 
 

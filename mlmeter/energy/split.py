@@ -205,7 +205,8 @@ class Split:
             energies,
             low=np.minimum(low, energies.joules),
             high=np.maximum(high, energies.joules),
-            sigma_statistical=found.sigma_statistical_joules,
+            # Of groups too many to be told of only the bounds are known.
+            sigma_statistical=np.where(np.isfinite(sigma := found.sigma_statistical_joules), sigma, np.nan),
             sigma_systematic=found.sigma_systematic_joules,
             fitted=found.resolved(told),
         )
@@ -228,7 +229,7 @@ def split_of(
         return None
     if depths(windows.parent)[ownership.owner].sum() > MOST_MEMBERSHIPS:
         return None
-    label = segment_labels(windows, ownership, phase_of_window)
+    label = segment_labels(windows, ownership, phase_of_window, timeline.period_seconds)
     labels = int(label.max()) + 1
     record = _record_of(timeline)
     if labels > MOST_LABELS or labels * len(record.joules) > MOST_OCCUPATIONS:
@@ -376,8 +377,13 @@ def _interval_watts(parts: Occupancy, noise_density: float) -> tuple[Floats, Flo
     return parts.joules / seconds, variance
 
 
-def segment_labels(windows: Windows, ownership: Ownership, phase_of_window: Indices) -> Indices:
-    """Label each segment by its owners; gaps also by the window before them, shape (segments,)."""
+def segment_labels(
+    windows: Windows, ownership: Ownership, phase_of_window: Indices, period_seconds: float
+) -> Indices:
+    """Label each segment by its owners; gaps also by the window before them, shape (segments,).
+
+    What fills less than one period of the counter joins its phase.
+    """
     spans = Membership.of_ranges(ownership.first, ownership.last)
     owner = ownership.owner[spans.group]
     size = len(ownership.edges) - 1
@@ -398,4 +404,6 @@ def segment_labels(windows: Windows, ownership: Ownership, phase_of_window: Indi
     gap[spans.segment[~is_parent[owner]]] = False
     phase = np.zeros(size, dtype=np.int64)
     phase[spans.segment] = phase_of_window[owner]
-    return merge_rare_labels(gap_labels(label, gap), phase)
+    seconds = np.diff(ownership.edges)
+    group = 2 * phase + gap
+    return merge_rare_labels(gap_labels(label, gap), group, seconds, least_seconds=period_seconds)
