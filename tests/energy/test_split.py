@@ -145,7 +145,7 @@ def test_load_in_step_with_the_counter_is_unresolved() -> None:
 
 
 def test_many_names_are_told_by_phase() -> None:
-    """Calls of 4 ms of 120 names: no name is known, but the phases are, and idle time is not taken for work."""
+    """Calls of 4 ms of 120 names: no name is known, but the phases are; idle is not taken for work."""
     rng = np.random.default_rng(0)
     starts = 0.5 + np.cumsum(rng.uniform(0.005, 0.03, 1500))
     phases = ["inference" if call % 3 == 0 else "training" for call in range(len(starts))]
@@ -155,14 +155,14 @@ def test_many_names_are_told_by_phase() -> None:
     for phase in phases:
         watts += [PHASES[phase], GAP_WATTS]
     names = [f"call-{call % 120}" for call in range(len(spans))]
-    session, truths = metered(Load(spans, edges, watts), 0.01, base_phase="other", names=names)
+    session, truths = metered(Load(spans, edges, watts), 0.002, base_phase="other", names=names)
     frame = session.phases().query("domain == 'gpu-0'").set_index("phase")
     for phase in PHASES:
         row = frame.loc[phase]
         truth = sum(truth for truth, own in zip(truths, phases, strict=True) if own == phase)
         assert row["method"] == "phase_power"
         assert row["low_joules"] <= truth <= row["high_joules"]
-        assert row["energy_joules"] == pytest.approx(truth, rel=0.25)
+        assert row["energy_joules"] == pytest.approx(truth, rel=0.1)
 
 
 def test_short_session_is_interpolated() -> None:
