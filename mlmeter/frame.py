@@ -335,9 +335,10 @@ def samples_table(recording: Recording) -> Table:
     duration = recording.run.duration_seconds
     blocks = []
     for domain, rows in recording.domains:
-        timeline = recording.resolution.timelines[domain.name]
-        if timeline is None or not timeline.known:
+        attribution = recording.resolution.attributions.get(domain.name)
+        if attribution is None or not attribution.timeline.known:
             continue
+        timeline = attribution.timeline
         read_at = (np.array(rows.before_ns, dtype=np.int64) - recording.run.start_ns) * 1e-9
         inside = read_at[(read_at > 0) & (read_at < duration)]
         times = np.unique(np.concatenate(([0.0], inside, [duration])))

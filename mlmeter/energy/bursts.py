@@ -71,7 +71,9 @@ def bursts_of(windows: Windows, period_seconds: float) -> Bursts:
     new[1:] |= gap_seconds > BURST_PERIODS * period_seconds
     first = np.flatnonzero(new)
     calls = np.diff(np.append(first, len(rows)))
-    several = calls > 1
+    last = np.maximum.reduceat(end[rows], first) if len(first) else np.zeros(0)
+    # Windows of no length at one instant are no burst of any energy.
+    several = (calls > 1) & (last > start[rows][first])
     if not several.any():
         nothing = np.zeros(0)
         return Bursts(nothing.astype(np.int64), nothing, nothing, nothing.astype(np.int64), nothing)
@@ -79,7 +81,7 @@ def bursts_of(windows: Windows, period_seconds: float) -> Bursts:
     return Bursts(
         label[first][several],
         start[rows][first][several],
-        np.maximum.reduceat(end[rows], first)[several],
+        last[several],
         calls[several],
         np.add.reduceat(lengths[rows], first)[several],
     )

@@ -301,8 +301,9 @@ def _likeliest(
     bands[: len(unit)] += np.tile(unit, count) * added.ravel()
     factor = factorise(bands)
     white = halfway(factor, np.tile(design.columns, count))
-    white = white.reshape(len(design.columns), -1, count, blocks)
-    products = np.einsum("isqn,jsqn->qij", white, white)
+    white = white.reshape(len(design.columns), -1, count, blocks).transpose(2, 0, 1, 3)
+    white = np.ascontiguousarray(white).reshape(count, len(design.columns), -1)
+    products = white @ white.transpose(0, 2, 1)
     determinants = log_determinants(factor).reshape(count, blocks).sum(axis=1)
     scores = [
         means_of(parts, product, float(determinant)).log_likelihood

@@ -33,6 +33,8 @@ END_PART_INTERVALS = 6
 LEAST_WATTS = 1e-6
 # Two refreshes closer than this are one.
 ROUNDING_SECONDS = 1e-9
+# Of an interval at the end of a session that tells the energy of its part in the session.
+MOSTLY_INSIDE_RATIO = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Occupancy:
         seconds, joules: length and energy of each interval, shape (intervals,).
         usable: whether an interval is free of gaps and of time outside all segments, shape
             (intervals,); others say nothing of powers.
+        within: whether an interval belongs to segments, but for a small part, shape (intervals,).
         timing_variance, shared_variance: variance of the energy of each interval from errors of
             time and counting, and its covariance with the next one, shape (intervals,).
         mean_watts: mean power between the first and the last refresh; the middle of what is
@@ -138,6 +141,7 @@ class Occupancy:
     seconds: Floats
     joules: Floats
     usable: NDArray[np.bool_]
+    within: NDArray[np.bool_]
     timing_variance: Floats
     shared_variance: Floats
     mean_watts: float
@@ -225,7 +229,8 @@ def occupancy(
     blocks = max(1, -(-intervals // size))
     cuts, segment, label = _parts(segments, instants, size)
     interval, part, edges = _pieces(instants, cuts)
-    usable, lengths = _gapless(record, instants) & _within(segments, instants), np.diff(edges)
+    inside, lengths = _inside_ratio(segments, instants), np.diff(edges)
+    usable = _gapless(record, instants) & (inside > 1 - ROUNDING_SECONDS)
     watts = _instant_watts(instants, joules, mean_watts, record)
     own, shared = _timing_variances((watts * sigma) ** 2, usable, record.resolution_joules)
     return Occupancy(
@@ -237,6 +242,7 @@ def occupancy(
         seconds=np.diff(instants),
         joules=np.diff(joules),
         usable=usable,
+        within=inside >= MOSTLY_INSIDE_RATIO,
         timing_variance=own,
         shared_variance=shared,
         mean_watts=mean_watts,
@@ -317,10 +323,10 @@ def _gapless(record: CounterRecord, instants: Floats) -> NDArray[np.bool_]:
     return np.asarray(begun <= ended)
 
 
-def _within(segments: Segments, instants: Floats) -> NDArray[np.bool_]:
-    """Tell of each interval whether all of it belongs to segments: what else is in it is not known."""
-    start, end = segments.edges[0] - ROUNDING_SECONDS, segments.edges[-1] + ROUNDING_SECONDS
-    return np.asarray((instants[:-1] >= start) & (instants[1:] <= end))
+def _inside_ratio(segments: Segments, instants: Floats) -> Floats:
+    """Return which part of each interval belongs to segments: what else is in it is not known."""
+    inside = np.clip(instants, segments.edges[0], segments.edges[-1])
+    return np.asarray(np.diff(inside) / np.maximum(np.diff(instants), ROUNDING_SECONDS), dtype=np.float64)
 
 
 def _timing_variances(

@@ -224,8 +224,9 @@ def _chunk_energies(
     inside, given = own.collect(lengths * usable), np.zeros(len(label))
     beyond = parts.part_seconds[own.parts] - inside
     if not usable.all():
-        # The energy of other intervals goes to their pieces by their lengths.
-        broken = lengths * ~usable
+        # An interval with a gap gives its energy to its pieces by their lengths. One that is not
+        # in the session for the most part says nothing: a segment goes on at its own power.
+        broken = lengths * ~usable * parts.within[interval]
         given = own.collect(broken * (parts.joules / parts.seconds)[interval])
         beyond -= own.collect(broken)
     within = inside * watts + (gain * inside + scatter.noise_density) * pull

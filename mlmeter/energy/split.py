@@ -23,7 +23,7 @@ from mlmeter.energy.membership import Membership
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power, solve
 from mlmeter.energy.timeline import CounterTimeline
-from mlmeter.energy.uncertainty import UNIFORM_SIGMA
+from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.wandering_lag import WanderingLag, wandering_lag
 from mlmeter.energy.windows import Ownership, Windows, depths, pieces_by_window
 
@@ -200,6 +200,10 @@ class Split:
     ) -> Energies:
         """Return energies with the interval of the fit, within their hard bounds."""
         low, high = found.interval(degrees, energies.low, energies.high)
+        # In gaps nothing is fitted: any power was possible there.
+        lost_seconds = np.maximum(energies.duration_seconds - energies.covered_seconds, 0.0)
+        lost_joules = self.timeline.max_power_watts * lost_seconds
+        high = np.minimum(high + lost_joules, energies.high)
         told = refreshed(self.timeline.before, starts, ends, self.timeline.period_seconds)
         return replace(
             energies,
@@ -208,7 +212,7 @@ class Split:
             # Of groups too many to be told of only the bounds are known.
             sigma_statistical=np.where(np.isfinite(sigma := found.sigma_statistical_joules), sigma, np.nan),
             sigma_systematic=found.sigma_systematic_joules,
-            fitted=found.resolved(told),
+            fitted=found.resolved(told) & (lost_joules * UNIFORM_SIGMA < RESOLVED_RATIO * energies.joules),
         )
 
 

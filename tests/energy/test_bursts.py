@@ -58,6 +58,12 @@ def test_only_siblings_are_one_burst() -> None:
     ]
 
 
+def test_windows_of_no_length_are_no_burst() -> None:
+    """Several at one instant have nothing to divide by."""
+    windows = windows_of((0, 1.0, 1.0, 0), (0, 1.0, 1.0, 0), (0, 5.0, 5.0, 0))
+    assert len(bursts_of(windows, PERIOD).label) == 0
+
+
 def test_a_session_without_windows_has_no_bursts() -> None:
     """Nothing is found, and nothing fails."""
     assert len(bursts_of(windows_of(), PERIOD).label) == 0

@@ -39,11 +39,17 @@ def random_load(rng: np.random.Generator, length: float, seconds: float) -> Load
 
 
 def metered(
-    load: Load, poll_seconds: float, *, base_phase: str = "training", names: list[str] | None = None
+    load: Load,
+    poll_seconds: float,
+    *,
+    base_phase: str = "training",
+    names: list[str] | None = None,
+    whole: bool = True,
 ) -> tuple[Session, list[float]]:
     """Meter the load, polled at an interval; return the session and the true energy of each window.
 
-    A window has the name of its phase, unless `names` has others.
+    A window has the name of its phase, unless `names` has others. A session that is not the whole
+    load begins and ends with its windows.
     """
     clock = FakeClock()
     backend = SimulatedBackend(
@@ -71,12 +77,15 @@ def metered(
             upcoming = next(polls)
         clock.advance(seconds - clock.now_ns() / 1e9)
 
+    if not whole:
+        wait_until(load.spans[0][0])
     with meter:
         for number, (start, end, phase) in enumerate(load.spans):
             wait_until(start)
             with meter.window(phase if names is None else names[number], phase=phase):
                 wait_until(end)
-        wait_until(load.edges[-1] - 0.1)
+        if whole:
+            wait_until(load.edges[-1] - 0.1)
     return meter.session, [backend.true_joules(start, end) for start, end, _ in load.spans]
 
 
@@ -163,6 +172,25 @@ def test_many_names_are_told_by_phase() -> None:
         assert row["method"] == "phase_power"
         assert row["low_joules"] <= truth <= row["high_joules"]
         assert row["energy_joules"] == pytest.approx(truth, rel=0.1)
+
+
+def test_first_and_last_window_do_not_take_from_the_time_outside() -> None:
+    """Idle time in the interval in which the session begins or ends is not the window's."""
+    outside = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        cuts = 0.5 + rng.uniform(0, PERIOD) + np.append(0.0, np.cumsum(rng.uniform(0.5, 1.5, 12)))
+        phases = ["training" if number % 2 else "inference" for number in range(12)]
+        spans = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), phases, strict=True))
+        watts = [10.0, *(PHASES[phase] for phase in phases), 10.0]
+        load = Load(spans, [0.0, *cuts.tolist(), cuts[-1] + 1.0], watts)
+        session, truths = metered(load, 0.004, whole=False)
+        rows = session.windows().query("domain == 'gpu-0' and scope == 'inclusive' and window > 0")
+        for place in (0, -1):
+            row = rows.iloc[place]
+            assert row["energy_joules"] == pytest.approx(truths[place], abs=2.0)
+            outside += not row["low_joules"] <= truths[place] <= row["high_joules"]
+    assert outside <= 4
 
 
 def test_short_session_is_interpolated() -> None:
