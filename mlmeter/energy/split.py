@@ -51,7 +51,7 @@ LONGEST_FAST_PERIODS, LONGEST_FOLLOWED_PERIODS = 40.0, 8.0
 FOLLOWED_PERIODS, MOSTLY_RATIO = (1.0, 4.0), 0.5
 MOST_EDGES = 20_000
 # Wider brackets do not tell windows apart, and their errors are not independent.
-WIDEST_BRACKET_PERIODS = 0.5
+WIDEST_BRACKET_PERIODS, SHARP_BRACKET_PERIODS = 0.5, 0.25
 # Two edges, each with up to a whole interval on the wrong side.
 EDGES_SIGMA = 2**0.5
 # The white noise of one label may be so much stronger than that of all without being structure.
@@ -270,22 +270,28 @@ def split_of(
 def _record_of(timeline: CounterTimeline) -> CounterRecord:
     """Return the rows as the fit takes them."""
     after, before, period = timeline.after, timeline.before, timeline.period_seconds
-    unknown = np.zeros((2, 0))
+    unknown, rows = np.zeros((2, 0)), np.arange(len(before))
     if period <= FAST_PERIOD_SECONDS:
         # A read shows a refresh of unknown age: its best single bracket is one period long.
         after = np.maximum(after, before - period)
     else:
         # Nothing beside a row at an end makes up for its error, and the first one is of unknown age.
         known = np.flatnonzero(before - after <= WIDEST_BRACKET_PERIODS * period)
+        # Where polls rest now and then, refreshes in between are hardly placed: one long interval
+        # with two sharp ends says more.
+        sharp = np.flatnonzero(before - after <= SHARP_BRACKET_PERIODS * period)
+        if len(sharp) > FEWEST_INTERVALS:
+            known = sharp
+            rows = np.union1d(sharp, [0, len(before) - 1])
         if len(known):
             first, last = known[0], known[-1]
             unknown = np.array([[after[0], after[last]], [before[first], before[-1]]])
             unknown = unknown[:, [first > 0, last < len(before) - 1]]
     gaps = np.column_stack([[timeline.gaps.starts, timeline.gaps.ends], unknown])
     return CounterRecord(
-        after,
-        before,
-        timeline.joules,
+        after[rows],
+        before[rows],
+        timeline.joules[rows],
         timeline.resolution_joules,
         timeline.min_power_watts,
         timeline.max_power_watts,
