@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
-# Share of one core that looking after refreshes may take, and its savings at most.
-CPU_RATIO = 0.005
+# Share of one core that looking after refreshes may take while windows open and close, and its
+# savings at most. In a virtual machine a poll costs 0.3 ms with its wake-up: with less, refreshes of
+# a GPU are not placed well enough to tell windows apart.
+CPU_RATIO = 0.015
 CPU_SAVED_NS = 3_000_000
 # Polls that have used up everything rest until so much is saved: a row of polls that follow each
 # other places refreshes, single ones do not.
-REST_UNTIL_NS = 2_000_000
+REST_UNTIL_NS = 1_000_000
 FIRST_POLL_NS = 100_000
 # How fast the mean cost of a poll follows its latest.
 COST_SHARE = 0.05
