@@ -18,10 +18,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.backends.base import Backend
-from mlmeter.cuda import initialised_cuda
-from mlmeter.device_events import DeviceEvents
-from mlmeter.device_times import DeviceTimes, numbers_of_domains
-from mlmeter.device_waits import FunctionEdges, WaitingEdges
+from mlmeter.device_time.cuda import initialised_cuda
+from mlmeter.device_time.events import DeviceEvents
+from mlmeter.device_time.times import DeviceTimes, numbers_of_domains
+from mlmeter.device_time.waits import FunctionEdges, WaitingEdges
 from mlmeter.energy.cross_check import NOTHING, BothEnergies, disagreement
 from mlmeter.errors import (
     ArgumentError,
@@ -33,9 +33,9 @@ from mlmeter.errors import (
 from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
-from mlmeter.sampler import Sampler, Subscription
+from mlmeter.sampling.sampler import Sampler, Subscription
+from mlmeter.sampling.sources import POOL, Source
 from mlmeter.session import Session
-from mlmeter.sources import POOL, Source
 from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.live import LiveSession, frames_of_ours
-from mlmeter.power_process import POWER_SAMPLINGS, THREAD
-from mlmeter.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
+from mlmeter.sampling.power_process import POWER_SAMPLINGS, THREAD
+from mlmeter.sampling.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
 from mlmeter.session import Session
 from mlmeter.windows import Recorder, Window
 

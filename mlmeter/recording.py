@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mlmeter.device_times import DeviceTimes
+from mlmeter.device_time.times import DeviceTimes
 from mlmeter.measurement import Domain, Event, Unavailable
 from mlmeter.units import SECONDS_PER_NANOSECOND
 

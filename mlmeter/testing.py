@@ -15,7 +15,7 @@ from itertools import pairwise
 from mlmeter.backends.base import Backend
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.meter import EnergyMeter
-from mlmeter.sampler import Sampler
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.units import NANOSECONDS_PER_SECOND
 
 __all__ = [

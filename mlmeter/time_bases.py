@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.device_times import NOT_MARKED, NOT_REACHED, numbers_of_domains
+from mlmeter.device_time.times import NOT_MARKED, NOT_REACHED, numbers_of_domains
 from mlmeter.energy.device_spans import References, on_device
 from mlmeter.energy.windows import Ownership, Windows, resolve_ownership
 from mlmeter.units import SECONDS_PER_NANOSECOND
@@ -16,7 +16,7 @@ from mlmeter.window_log import SYNC_FAILED, SYNCHRONISED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlmeter.device_times import DeviceTimes
+    from mlmeter.device_time.times import DeviceTimes
     from mlmeter.recording import Recording
 
 SESSION_ROW = 0

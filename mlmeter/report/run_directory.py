@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlmeter.device_times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
+from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.errors import RunFileError

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmeter.edge_reads import MEASURE_NS, MEASURE_STEP_SECONDS, _Changes
 from mlmeter.energy.counters import CounterRows
 from mlmeter.measurement import Domain, Event, Reading
 from mlmeter.recording import Recording, Run
+from mlmeter.sampling.edge_reads import MEASURE_NS, MEASURE_STEP_SECONDS, _Changes
 from mlmeter.session import Session
 from mlmeter.testing import fake_domain
 from mlmeter.window_log import Label, WindowRecords

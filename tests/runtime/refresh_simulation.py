@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mlmeter.measurement import Reading
-from mlmeter.poll_budget import CPU_SAVED_NS, PollBudget
-from mlmeter.refresh_lock import NEVER_NS, Mode, RefreshLock
+from mlmeter.sampling.poll_budget import CPU_SAVED_NS, PollBudget
+from mlmeter.sampling.refresh_lock import NEVER_NS, Mode, RefreshLock
 
 MILLISECOND = 1_000_000
 READ_NS = 20_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlmeter import cuda
+from mlmeter.device_time import cuda
 
 RELAXED, GLOBAL = 2, 0
 INVALID_DEVICE, NOT_INITIALISED = 101, 3

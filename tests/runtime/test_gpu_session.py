@@ -11,7 +11,7 @@ import mlmeter
 from mlmeter.backends.nvml import NvmlBackend
 from mlmeter.errors import NothingMeteredWarning
 from mlmeter.meter import EnergyMeter
-from mlmeter.sources import Source
+from mlmeter.sampling.sources import Source
 from mlmeter.testing import FakeClock, advance, fake_meter
 from tests.backends.fake_nvml import ENERGY_FIELD, FIELDS_CALL, FakeGpu, FakeNvml, gpu_uuid
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mlmeter
-from mlmeter import cuda, device_events
+from mlmeter.device_time import cuda, events
 from mlmeter.meter import EnergyMeter
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 from tests.runtime.fake_cuda import FakeGpu, FakeStream, fake_cupy, fake_torch
@@ -321,7 +321,7 @@ def test_device_that_never_catches_up(
     clock: FakeClock, gpu: FakeGpu, meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events are bounded; windows beyond are the host's, and the session ends without waiting."""
-    monkeypatch.setattr(device_events, "MOST_EVENTS", 100)
+    monkeypatch.setattr(events, "MOST_EVENTS", 100)
     with meter:
         with meter.window("first"):
             gpu.launch(3600.0)
@@ -356,7 +356,7 @@ def test_program_reads_events_where_the_sampler_cannot_keep_up(
     clock: FakeClock, gpu: FakeGpu, meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a tick in between, all windows are timed with few events all the same."""
-    monkeypatch.setattr(device_events, "MOST_EVENTS", 100)
+    monkeypatch.setattr(events, "MOST_EVENTS", 100)
     with meter:
         for _ in range(1_000):
             with meter.window("step"):
@@ -458,7 +458,7 @@ def test_threads_mark_their_own_streams(clock: FakeClock, gpu: FakeGpu, meter: E
 
 def test_each_gpu_has_its_own_times(clock: FakeClock, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA's numbers need not be NVML's: the identity decides. The idle GPU keeps the host's times."""
-    monkeypatch.setattr(device_events, "device_uuid", lambda number: f"GPU-{1 - number}")
+    monkeypatch.setattr(events, "device_uuid", lambda number: f"GPU-{1 - number}")
     other = FakeGpu(clock)
     meter = meter_of(other, gpu)
     with meter:
@@ -487,7 +487,7 @@ def test_window_may_change_the_device(
     clock: FakeClock, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A window that begins on one GPU and ends on another has one edge on each; nothing fails."""
-    monkeypatch.setattr(device_events, "device_uuid", lambda number: f"GPU-{number}")
+    monkeypatch.setattr(events, "device_uuid", lambda number: f"GPU-{number}")
     meter = meter_of(gpu, FakeGpu(clock))
     with meter:
         with meter.window("a"):

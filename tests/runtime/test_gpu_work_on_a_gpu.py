@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlmeter.cuda import cuda_runs, device_uuid
+from mlmeter.device_time.cuda import cuda_runs, device_uuid
 from mlmeter.meter import EnergyMeter
 
 pytestmark = pytest.mark.hardware

@@ -22,7 +22,7 @@ from mlmeter.errors import (
     StateWarning,
 )
 from mlmeter.meter import EnergyMeter, _running
-from mlmeter.sampler import Sampler
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 
 

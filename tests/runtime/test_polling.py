@@ -13,8 +13,8 @@ import pytest
 
 from mlmeter import EnergyMeter, load
 from mlmeter.measurement import Domain, Failure
-from mlmeter.refresh_lock import Mode
-from mlmeter.sampler import Sampler
+from mlmeter.sampling.refresh_lock import Mode
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, fake_domain, fake_meter
 
 POLL_CPU_NS = 20_000

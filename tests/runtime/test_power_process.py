@@ -18,9 +18,9 @@ from mlmeter import EnergyMeter
 from mlmeter.backends.registry import Opened, load_backend
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Failure, Reading
-from mlmeter.power_child import ChildSpec, serve
-from mlmeter.power_process import PowerProcess, with_power_process
-from mlmeter.sources import SourcePool
+from mlmeter.sampling.power_child import ChildSpec, serve
+from mlmeter.sampling.power_process import PowerProcess, with_power_process
+from mlmeter.sampling.sources import SourcePool
 from mlmeter.testing import FakeBackend, FakeClock, fake_domain
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes share a clock on Linux only")
@@ -408,9 +408,8 @@ def test_meters_of_either_kind_have_sources_of_their_own(installed: None) -> Non
 
 def test_child_loads_nothing_that_is_heavy() -> None:
     """It starts within some ten milliseconds and stays small."""
-    program = (
-        "import sys, mlmeter.power_child; print(sorted({'numpy', 'pandas', 'pynvml'} & set(sys.modules)))"
-    )
+    heavy = "{'numpy', 'pandas', 'pynvml'}"
+    program = f"import sys, mlmeter.sampling.power_child; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
     assert result.stdout.strip() == b"[]"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mlmeter.poll_budget import CPU_RATIO
-from mlmeter.refresh_lock import NEVER_NS, QUIET_PERIODS, Mode
+from mlmeter.sampling.poll_budget import CPU_RATIO
+from mlmeter.sampling.refresh_lock import NEVER_NS, QUIET_PERIODS, Mode
 from tests.runtime.refresh_simulation import Simulation, exponential, steady
 
 Delay = Callable[[random.Random], float]

@@ -10,9 +10,9 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.refresh_lock import NEVER_NS
-from mlmeter.sampler import Sampler
-from mlmeter.sources import Source
+from mlmeter.sampling.refresh_lock import NEVER_NS
+from mlmeter.sampling.sampler import Sampler
+from mlmeter.sampling.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
 
 

@@ -16,7 +16,7 @@ from collections import deque
 
 from mlmeter.energy.refresh_period import NARROW_RATIO, refresh_period
 from mlmeter.measurement import Reading
-from mlmeter.poll_budget import PollBudget
+from mlmeter.sampling.poll_budget import PollBudget
 
 NEVER_NS = 2**63
 SHORTEST_STEP_NS = 1_000_000

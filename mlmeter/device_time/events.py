@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mlmeter.cuda import Cuda, beside_captures, device_uuid, initialised_cuda
-from mlmeter.device_clock import REFERENCE_TRIES, DeviceClock, Reference
-from mlmeter.device_times import NOT_MARKED, NOT_REACHED, REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
+from mlmeter.device_time.clock import REFERENCE_TRIES, DeviceClock, Reference
+from mlmeter.device_time.cuda import Cuda, beside_captures, device_uuid, initialised_cuda
+from mlmeter.device_time.times import NOT_MARKED, NOT_REACHED, REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 
 # Events of one device in use or kept for use: windows that the device has yet to reach need two each.
 MOST_EVENTS = 10_000

@@ -13,9 +13,9 @@ from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
-from mlmeter.poll_budget import PollBudget
-from mlmeter.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
-from mlmeter.refresh_lock import NEVER_NS, RefreshLock
+from mlmeter.sampling.poll_budget import PollBudget
+from mlmeter.sampling.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
+from mlmeter.sampling.refresh_lock import NEVER_NS, RefreshLock
 
 FIRST_RETRY_SECONDS = 1.0
 # Reads per wrap of the shortest counter, whatever period the user asked for.

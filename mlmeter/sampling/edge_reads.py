@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from mlmeter.clock import Clock
 from mlmeter.energy.refresh_period import irregular_period, refresh_period
 from mlmeter.measurement import Failure, Reading
-from mlmeter.poll_budget import PollBudget
-from mlmeter.refresh_lock import NEVER_NS
-from mlmeter.sources import Source
+from mlmeter.sampling.poll_budget import PollBudget
+from mlmeter.sampling.refresh_lock import NEVER_NS
+from mlmeter.sampling.sources import Source
 
 # With less CPU time saved, one look replaces the search for the refresh.
 LOCATE_CPU_NEEDED_NS = 1_000_000

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mlmeter.cuda import Cuda
+from mlmeter.device_time.cuda import Cuda
 
 REFERENCE_SECONDS = 1.0
 # Single precision tells microseconds for so long. An idle device is left alone until work is

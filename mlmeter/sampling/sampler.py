@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlmeter.clock import Clock, MonotonicClock
-from mlmeter.edge_reads import EdgeReads
 from mlmeter.energy.counters import Remark, Rows
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.poll_budget import PollBudget
-from mlmeter.refresh_lock import NEVER_NS
-from mlmeter.sources import FIRST_RETRY_SECONDS, POOL, Source
+from mlmeter.sampling.edge_reads import EdgeReads
+from mlmeter.sampling.poll_budget import PollBudget
+from mlmeter.sampling.refresh_lock import NEVER_NS
+from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
 LAST_RETRY_SECONDS = 60.0

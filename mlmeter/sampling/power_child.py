@@ -1,9 +1,10 @@
 """The process that reads power gauges beside the metered program.
 
-Started by `mlmeter.power_process`, never by hand: ``python -P -m mlmeter.power_child SPEC``,
-SPEC being the JSON text of `ChildSpec`. It opens a backend by its name, reads it at its own
-period and writes one line of JSON per reading to standard output: ``[position, value,
-begin_ns, end_ns, driver_time_ns]``, or ``[position, reason, lost, at_ns]`` for a failure.
+Started by `mlmeter.sampling.power_process`, never by hand, as
+``python -P -m mlmeter.sampling.power_child SPEC``, SPEC being the JSON text of `ChildSpec`. It
+opens a backend by its name, reads it at its own period and writes one line of JSON per reading
+to standard output: ``[position, value, begin_ns, end_ns, driver_time_ns]``, or
+``[position, reason, lost, at_ns]`` for a failure.
 
 It ends when its standard input is closed or its parent is gone, and imports neither the
 metered program nor NumPy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mlmeter.cuda import Cuda, initialised_cuda
+from mlmeter.device_time.cuda import Cuda, initialised_cuda
 
 
 class FunctionEdges:

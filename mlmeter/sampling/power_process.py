@@ -23,7 +23,7 @@ from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Opened
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.power_child import ChildSpec
+from mlmeter.sampling.power_child import ChildSpec
 
 if TYPE_CHECKING:
     import subprocess
@@ -208,7 +208,7 @@ def _start(spec: ChildSpec) -> subprocess.Popen[bytes]:
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     return subprocess.Popen(
         # -P: what lies in the working directory is not imported.
-        [sys.executable, "-P", "-m", "mlmeter.power_child", json.dumps(spec)],
+        [sys.executable, "-P", "-m", "mlmeter.sampling.power_child", json.dumps(spec)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
