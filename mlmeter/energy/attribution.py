@@ -14,7 +14,8 @@ import numpy as np
 
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS, LONGEST_PERIOD_RATIO
 from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
-from mlmeter.energy.split import METHOD, Split, split_of
+from mlmeter.energy.session_fit import Refusal, split_of
+from mlmeter.energy.split import METHOD, Split
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA
 from mlmeter.energy.windows import (
@@ -116,8 +117,12 @@ class Attribution:
         self._phase_of_window = phase_of_window
 
     @cached_property
-    def _fit(self) -> Split | None:
+    def _attempt(self) -> Split | Refusal | None:
         return split_of(self._given, self._windows, self._ownership, self._phase_of_window)
+
+    @property
+    def _fit(self) -> Split | None:
+        return self._attempt if isinstance(self._attempt, Split) else None
 
     @property
     def split(self) -> Split | GaugeIntervals | None:
@@ -139,13 +144,14 @@ class Attribution:
     @cached_property
     def remarks(self) -> tuple[tuple[str, str], ...]:
         """Kind and sentence of what users of the energies must know."""
-        return () if self.split is None else tuple(self.split.remarks())
+        telling = self._attempt or self.split
+        return () if telling is None else tuple(telling.remarks())
 
     def release(self) -> None:
         """Keep what is small: phases and total. What windows need is found again if asked for."""
         for kept in ("total", "phases", "remarks"):
             getattr(self, kept)
-        for name in ("_fit", "_steps", "owned", "enclosed", "exclusive", "inclusive"):
+        for name in ("_attempt", "_steps", "owned", "enclosed", "exclusive", "inclusive"):
             self.__dict__.pop(name, None)
         self._given.release()
 

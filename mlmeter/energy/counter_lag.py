@@ -15,7 +15,13 @@ import numpy as np
 
 from mlmeter.energy.label_power import Scatter, find_scatter, search_blocks
 from mlmeter.energy.occupancy import Occupancy, occupancy
-from mlmeter.energy.phase_power import PhasePowerFit, common_means, solve_together
+from mlmeter.energy.phase_power import (
+    CommonFit,
+    PhasePowerFit,
+    common_means,
+    label_joules,
+    solve_together,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,9 +91,23 @@ def changed_parts(
 
 def refitted(
     parts: Occupancy, scatter: Scatter, stretches: Sequence[tuple[float, float]], **changes: Any
-) -> list[PhasePowerFit]:
+) -> CommonFit:
     """Fit stretches of a session again; see `changed_parts`."""
     return solve_together(changed_parts(parts, stretches, **changes), scatter)
+
+
+def session_changes(fit: PhasePowerFit, before: CommonFit, after: Sequence[CommonFit]) -> Floats:
+    """Return the largest change of each label's energy in the session, in J, shape (labels,).
+
+    Args:
+        fit: the session.
+        before: what stretches of it say as they are; their changes stand for the others.
+        after: what they say when something is changed.
+    """
+    whole, part = label_joules(fit.occupancy.segments, fit.energies_joules), before.label_joules
+    scale = np.divide(whole, part, out=np.ones_like(whole), where=part > 0)
+    largest = np.max([np.abs(changed.label_joules - part) for changed in after], axis=0)
+    return np.asarray(largest * np.maximum(scale, 1.0), dtype=np.float64)
 
 
 def log_likelihood(
@@ -107,37 +127,45 @@ def with_kernel(parts: Occupancy, scatter: Scatter) -> tuple[Occupancy, Scatter]
     stretches = _inner(parts)
     if len(parts.joules) < FEWEST_INTERVALS or not stretches:
         return parts, scatter
-    period, segments = parts.period_seconds, parts.segments
     best, plain_score = (parts, scatter), log_likelihood(parts, scatter, stretches)
     best_score = plain_score + DECISIVE_LOG_LIKELIHOOD
     steps = range(round(LONGEST_LAG_PERIODS / COARSE_STEP_PERIODS))
-    coarse = [step * COARSE_STEP_PERIODS * period for step in steps]
+    coarse = [step * COARSE_STEP_PERIODS * parts.period_seconds for step in steps]
     for ratio in SENSED_RATIOS:
-
-        def likeliest(lags: Sequence[float], given: Scatter, ratio: float = ratio) -> tuple[float, float]:
-            return max(
-                (log_likelihood(parts, given, stretches, lag_seconds=lag, sensed_ratio=ratio), lag)
-                for lag in lags
-            )
-
-        def found_at(lag: float, ratio: float = ratio) -> tuple[Occupancy, Scatter]:
-            changed = replace(parts.record, lag_seconds=lag, sensed_ratio=ratio)
-            moved = occupancy(changed, segments)
-            return moved, find_scatter(moved)
-
-        score, lag = likeliest(coarse, scatter)
+        score, lag = _likeliest_lag(parts, scatter, stretches, coarse, ratio)
         if (lag == 0.0 and ratio == 1.0) or score < plain_score - HOPELESS_LOG_LIKELIHOOD:
             continue
         # Scatter that was found with a wrong lag hides which lag is right.
-        _, own = found_at(lag)
-        fine = [lag + step * FINE_STEP_PERIODS * period for step in range(-5, 6)]
-        score, lag = likeliest([near for near in fine if near >= 0.0], own)
+        _, own = _moved(parts, lag, ratio)
+        fine = [lag + step * FINE_STEP_PERIODS * parts.period_seconds for step in range(-5, 6)]
+        score, lag = _likeliest_lag(parts, own, stretches, [near for near in fine if near >= 0.0], ratio)
         if lag < SHORTEST_LAG_SECONDS:
-            score, lag = likeliest([0.0], own)
+            score, lag = _likeliest_lag(parts, own, stretches, [0.0], ratio)
         # A load that the windows do not describe is noise whatever the lag, and tells nothing of it.
         if score > best_score and own.noise_ratio <= MOST_NOISE_RATIO:
-            best, best_score = found_at(lag), score + SIMPLER_LOG_LIKELIHOOD
+            best, best_score = _moved(parts, lag, ratio), score + SIMPLER_LOG_LIKELIHOOD
     return best
+
+
+def _likeliest_lag(
+    parts: Occupancy,
+    scatter: Scatter,
+    stretches: Sequence[tuple[float, float]],
+    lags: Sequence[float],
+    sensed_ratio: float,
+) -> tuple[float, float]:
+    """Return the best log-likelihood of some lags in seconds, and the lag that has it."""
+    return max(
+        (log_likelihood(parts, scatter, stretches, lag_seconds=lag, sensed_ratio=sensed_ratio), lag)
+        for lag in lags
+    )
+
+
+def _moved(parts: Occupancy, lag_seconds: float, sensed_ratio: float) -> tuple[Occupancy, Scatter]:
+    """Return the session with another lag and sensed share, and the scatter found for it."""
+    changed = replace(parts.record, lag_seconds=lag_seconds, sensed_ratio=sensed_ratio)
+    moved = occupancy(changed, parts.segments)
+    return moved, find_scatter(moved)
 
 
 def _inner(parts: Occupancy) -> list[tuple[float, float]]:

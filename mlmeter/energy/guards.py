@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.counter_lag import FEW_BLOCKS, changed_parts, excerpts, log_likelihood, refitted
+from mlmeter.energy.counter_lag import (
+    FEW_BLOCKS,
+    changed_parts,
+    excerpts,
+    log_likelihood,
+    refitted,
+    session_changes,
+)
 from mlmeter.energy.occupancy import Occupancy
 from mlmeter.energy.phase_power import PhasePowerFit
 
@@ -127,22 +134,18 @@ def lag_changes(fit: PhasePowerFit) -> Floats:
     """
     parts = fit.occupancy
     stretches = excerpts(parts)
-    fits = refitted(parts, fit.scatter, stretches)
-    before, whole = _label_joules(fits), _label_joules([fit])
-    largest = np.zeros(parts.labels)
+    fitted, shifted = refitted(parts, fit.scatter, stretches), []
     for sign in (-1.0, 1.0):
         shift = max(FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS * parts.period_seconds)
         while True:
-            shifted = refitted(
-                parts, fit.scatter, stretches, lag_seconds=parts.record.lag_seconds + sign * shift
-            )
-            fall = fits[0].means.log_likelihood - shifted[0].means.log_likelihood
+            lag = parts.record.lag_seconds + sign * shift
+            found = refitted(parts, fit.scatter, stretches, lag_seconds=lag)
+            fall = fitted.log_likelihood - found.log_likelihood
             if fall <= CONTRADICTED_LOG_LIKELIHOOD or shift <= LEAST_SHIFT_SECONDS:
                 break
             shift = max(shift / 2, LEAST_SHIFT_SECONDS)
-        largest = np.maximum(largest, np.abs(_label_joules(shifted) - before))
-    scale = np.divide(whole, before, out=np.ones_like(whole), where=before > 0)
-    return np.asarray(largest * np.maximum(scale, 1.0), dtype=np.float64)
+        shifted.append(found)
+    return session_changes(fit, fitted, shifted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +227,3 @@ def _strongest_repeat(shares: Floats) -> float:
     lags = range(1, min(MOST_LAGS, len(shares) // 4) + 1)
     products = [abs(float(deviations[lag:] @ deviations[:-lag])) for lag in lags]
     return min(max(products) / total, 1.0)
-
-
-def _label_joules(fits: Sequence[PhasePowerFit]) -> Floats:
-    joules = np.zeros(fits[0].occupancy.labels)
-    for fit in fits:
-        segments = fit.occupancy.segments
-        joules += np.bincount(segments.label, fit.energies_joules, minlength=len(joules))
-    return joules

@@ -96,7 +96,8 @@ def find_scatter(parts: Occupancy) -> Scatter:
     present = np.unique(design.label)
     for _ in range(SEARCH_SWEEPS):
         start = scatter
-        watts = label_means(parts, [design.whitened(scatter)]).watts
+        white = design.whitened(scatter)
+        watts = means_of(parts, white.products, white.log_determinant).watts
         for label in present:
             trials = np.tile(scatter.ratios, (len(SCATTER_RATIOS), 1))
             trials[:, label] = SCATTER_RATIOS
@@ -236,6 +237,11 @@ class Whitened:
         flat = self.columns.reshape(len(self.columns), -1)
         return np.asarray(flat @ flat.T, dtype=np.float64)
 
+    @property
+    def log_determinant(self) -> float:
+        """Of the covariances of all blocks."""
+        return float(log_determinants(self.factor).sum())
+
 
 def _neighbours(part: NDArray[np.int32]) -> tuple[Indices, ...]:
     """Return, per distance, the pieces whose part also has the piece so long before."""
@@ -247,13 +253,6 @@ def _neighbours(part: NDArray[np.int32]) -> tuple[Indices, ...]:
         late = late[part[late] == part[late - distance]]
         found.append(late)
     return tuple(found[:-1])
-
-
-def label_means(parts: Occupancy, whitened: Sequence[Whitened]) -> Means:
-    """Sum over blocks and solve for the powers of the labels."""
-    products = np.sum([white.products for white in whitened], axis=0)
-    log_determinant = sum(float(log_determinants(white.factor).sum()) for white in whitened)
-    return means_of(parts, products, log_determinant)
 
 
 def means_of(parts: Occupancy, products: Floats, log_determinant: float) -> Means:

@@ -17,12 +17,12 @@ powers integrated out gives values, covariances and the likelihood of the scatte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.banded import log_determinants, rest_of_the_way
+from mlmeter.energy.banded import rest_of_the_way
 from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 
@@ -48,10 +48,10 @@ class PhasePowerFit:
         scatter, means: the fitted parameters.
         energies_joules: of each segment, shape (segments,); with the counter's time outside all
             segments they add up to the counter.
-        label_covariance: of the energies of all segments of each label, statistical, in J^2, shape
-            (labels, labels); None if not asked for.
         closure_ratio: sum of the energies before they were scaled / the counter's energy; more
             than 0.005 from 1 says that the model is wrong.
+        label_covariance: of the energies of all segments of each label, statistical, in J^2, shape
+            (labels, labels).
     """
 
     occupancy: Occupancy
@@ -59,7 +59,20 @@ class PhasePowerFit:
     means: Means
     energies_joules: Floats
     closure_ratio: float
-    label_covariance: Floats | None = None
+    label_covariance: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class CommonFit:
+    """What some parts of a session say together.
+
+    Attributes:
+        log_likelihood: of what they were fitted with; comparable for the same rows.
+        label_joules: energy of each label in all of them, shape (labels,).
+    """
+
+    log_likelihood: float
+    label_joules: Floats
 
 
 def fit_phase_power(record: CounterRecord, segments: Segments) -> PhasePowerFit:
@@ -94,27 +107,34 @@ def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
         weighted.append(rest_of_the_way(white.factor, white.columns))
 
     means = common_means([parts], scatter, keep, gains=True)
-    fit = _fit_of(parts, scatter, means, weighted)
+    energies, closure_ratio = _energies_of(parts, scatter, means, weighted)
     own = np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)
     seconds = np.bincount(parts.part_label, own, minlength=labels)
     squares = np.bincount(parts.part_label, own**2, minlength=labels)
     exposure = np.diag(seconds) - exposed
     covariance = np.diag(scatter.watts**2 * squares + scatter.noise_density * seconds) - told
     covariance += exposure @ means.covariance @ exposure.T
-    return replace(fit, label_covariance=covariance)
+    return PhasePowerFit(parts, scatter, means, energies, closure_ratio, covariance)
 
 
-def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> list[PhasePowerFit]:
-    """Find the powers that some parts of a session have in common, and the energies of each."""
+def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> CommonFit:
+    """Find the powers that some parts of a session have in common, and the energies with these."""
     weighted: list[list[Floats]] = [[] for _ in excerpts]
 
     def keep(number: int, white: Whitened) -> None:
         weighted[number].append(rest_of_the_way(white.factor, white.columns))
 
     means = common_means(excerpts, scatter, keep)
-    return [
-        _fit_of(parts, scatter, means, columns) for parts, columns in zip(excerpts, weighted, strict=True)
-    ]
+    joules = np.zeros(excerpts[0].labels)
+    for parts, columns in zip(excerpts, weighted, strict=True):
+        energies, _ = _energies_of(parts, scatter, means, columns)
+        joules += label_joules(parts.segments, energies)
+    return CommonFit(means.log_likelihood, joules)
+
+
+def label_joules(segments: Segments, energies_joules: Floats) -> Floats:
+    """Add the energies of segments by label, shape (labels,)."""
+    return np.bincount(segments.label, energies_joules, minlength=segments.labels).astype(np.float64)
 
 
 def common_means(
@@ -139,14 +159,16 @@ def common_means(
             design = Design.of(parts, chosen)
             white = design.whitened(scatter, design.gains(scatter) if gains else None)
             products += white.products
-            log_determinant += float(log_determinants(white.factor).sum())
+            log_determinant += white.log_determinant
             if keep is not None:
                 keep(number, white)
     return means_of(excerpts[0], products, log_determinant)
 
 
-def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[Floats]) -> PhasePowerFit:
-    """Find the energies, given the powers.
+def _energies_of(
+    parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[Floats]
+) -> tuple[Floats, float]:
+    """Find the energy of each segment, given the powers, and the closure ratio.
 
     Args:
         parts, scatter, means: what is known.
@@ -164,8 +186,7 @@ def _fit_of(parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence
         before_scaling += fitted
     counted = float(parts.joules[parts.usable].sum())
     by_segment = np.bincount(parts.part_segment + 1, energies, minlength=len(parts.segments.label) + 1)[1:]
-    closure_ratio = before_scaling / counted if counted > 0 else 1.0
-    return PhasePowerFit(parts, scatter, means, by_segment.astype(np.float64), closure_ratio)
+    return by_segment.astype(np.float64), before_scaling / counted if counted > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +248,7 @@ def _chunk_energies(
         # An interval with a gap gives its energy to its pieces by their lengths. One that is not
         # in the session for the most part says nothing: a segment goes on at its own power.
         broken = lengths * ~usable * parts.within[interval]
-        given = own.collect(broken * (parts.joules / parts.seconds)[interval])
+        given = own.collect(broken * parts.joules[interval] / parts.seconds[interval])
         beyond -= own.collect(broken)
     within = inside * watts + (gain * inside + scatter.noise_density) * pull
     # Beyond the first and the last refresh a segment goes on at its own power.

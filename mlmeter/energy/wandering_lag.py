@@ -22,6 +22,7 @@ from mlmeter.energy.counter_lag import (
     SHORTEST_LAG_SECONDS,
     changed_parts,
     excerpts,
+    session_changes,
 )
 from mlmeter.energy.occupancy import occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, common_means, solve_together
@@ -148,15 +149,5 @@ def _changes(fit: PhasePowerFit, stretches: Sequence[tuple[float, float]], own: 
         changed_parts(parts, [stretch], lag_seconds=lag)[0]
         for stretch, lag in zip(stretches, own, strict=True)
     ]
-    before, after = (_label_joules(solve_together(pieces, fit.scatter)) for pieces in (as_fitted, changed))
-    whole = _label_joules([fit])
-    scale = np.divide(whole, before, out=np.ones_like(whole), where=before > 0)
-    return np.asarray(np.abs(after - before) * np.maximum(scale, 1.0), dtype=np.float64)
-
-
-def _label_joules(fits: Sequence[PhasePowerFit]) -> Floats:
-    joules = np.zeros(fits[0].occupancy.labels)
-    for fit in fits:
-        segments = fit.occupancy.segments
-        joules += np.bincount(segments.label, fit.energies_joules, minlength=len(joules))
-    return joules
+    before, after = (solve_together(pieces, fit.scatter) for pieces in (as_fitted, changed))
+    return session_changes(fit, before, [after])
