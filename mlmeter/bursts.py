@@ -67,8 +67,9 @@ def _energies(recording: Recording, found: Bursts, label: int) -> Iterator[tuple
     """Yield name, kind and columns of each domain: the bursts as windows of their own."""
     import numpy as np
 
-    from mlmeter.energy.attribution import attribute
+    from mlmeter.energy.attribution import Attribution
     from mlmeter.energy.columns import energy_columns, total_columns
+    from mlmeter.energy.labels import LabelledWindows
     from mlmeter.energy.timeline import timeline_of
     from mlmeter.energy.windows import resolve_ownership
     from mlmeter.recording import TOTAL
@@ -77,13 +78,13 @@ def _energies(recording: Recording, found: Bursts, label: int) -> Iterator[tuple
     windows = found.as_windows(label, resolution.windows)
     ownership = resolve_ownership(windows)
     # Phase 0 is the rest of the session, phase 1 the bursts.
-    phase_of_window = np.minimum(np.arange(len(windows)), 1)
+    labelled = LabelledWindows(windows, ownership, np.minimum(np.arange(len(windows)), 1))
     counted = []
     for domain, rows in recording.domains:
         timeline = timeline_of(domain, rows, recording.run.start_ns, ownership.edges)
         if timeline is None:
             continue
-        phases = attribute(domain, timeline, windows, ownership, phase_of_window).phases
+        phases = Attribution(domain, timeline, labelled).phases
         if domain.provenance is not Provenance.ESTIMATED:
             phases = replace(phases, method=METHOD)
         columns = {name: column[1:] for name, column in energy_columns(phases).items()}

@@ -121,15 +121,18 @@ class Resolution:
     @cached_property
     def attributions(self) -> dict[str, Attribution]:
         """Energies by domain name, of those that could be read."""
-        from mlmeter.energy.attribution import attribute
+        from mlmeter.energy.attribution import Attribution
+        from mlmeter.energy.labels import LabelledWindows
 
-        found = {}
+        found, labelled = {}, {}
         for domain, _ in self._recording.domains:
             timeline, base = self.timelines[domain.name], self.bases[domain.name]
-            if timeline is not None:
-                found[domain.name] = attribute(
-                    domain, timeline, base.windows, base.ownership, self.phase_of_window
-                )
+            if timeline is None:
+                continue
+            # Domains of one clock share what does not depend on the counter.
+            if id(base) not in labelled:
+                labelled[id(base)] = LabelledWindows(base.windows, base.ownership, self.phase_of_window)
+            found[domain.name] = Attribution(domain, timeline, labelled[id(base)])
         return found
 
     @cached_property

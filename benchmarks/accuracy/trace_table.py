@@ -1,7 +1,7 @@
 """The split of real loads: counters made from metered power, and what the library says of them.
 
 What is judged comes out of the same functions that a session's report comes from
-(`mlmeter.energy.attribution.attribute`), with windows about each burst of the load and about the
+(`mlmeter.energy.attribution.Attribution`), with windows about each burst of the load and about the
 long pauses; the short pauses are gaps.
 """
 
@@ -16,8 +16,9 @@ from progress import progress
 from scenarios import Floats
 from traces import BOARDS, COUNT_JOULES, IDLE, ON, Board, Counter, Rows, Trace, columns, rows_of, trace_of
 
-from mlmeter.energy.attribution import Attribution, attribute
+from mlmeter.energy.attribution import Attribution
 from mlmeter.energy.gauge_timeline import GaugeTimeline
+from mlmeter.energy.labels import LabelledWindows
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.windows import Ownership, Windows, resolve_ownership
 from mlmeter.measurement import Domain, Provenance
@@ -126,8 +127,12 @@ def resolve_trace(trace: Trace, counter: Counter, *, one_burst: bool = False) ->
     )
     windows, phase_of_window = _one_burst(trace) if one_burst else _windows(trace)
     ownership = resolve_ownership(windows)
+    labelled = LabelledWindows(windows, ownership, phase_of_window)
     return Resolved(
-        rows, timeline, ownership, attribute(domain, timeline, windows, ownership, phase_of_window)
+        rows,
+        timeline,
+        ownership,
+        Attribution(domain, timeline, labelled),
     )
 
 

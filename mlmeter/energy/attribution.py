@@ -14,6 +14,7 @@ import numpy as np
 
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS, LONGEST_PERIOD_RATIO
 from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
+from mlmeter.energy.labels import LabelledWindows
 from mlmeter.energy.session_fit import Refusal, split_of
 from mlmeter.energy.split import METHOD, Split
 from mlmeter.energy.timeline import CounterTimeline
@@ -102,23 +103,27 @@ class Energies:
 
 
 class Attribution:
-    """All energies of one domain in one session, each found when it is asked for."""
+    """All energies of one domain in one session, each found when it is asked for.
+
+    Args:
+        domain: whose energies.
+        timeline: its curve.
+        labelled: the windows by the clock that counts for the domain.
+    """
 
     def __init__(
         self,
         domain: Domain,
         timeline: Timeline,
-        windows: Windows,
-        ownership: Ownership,
-        phase_of_window: NDArray[np.int64],
+        labelled: LabelledWindows,
     ) -> None:
-        self._domain, self._given = domain, timeline
-        self._windows, self._ownership = windows, ownership
-        self._phase_of_window = phase_of_window
+        self._domain, self._given, self._labelled = domain, timeline, labelled
+        self._windows, self._ownership = labelled.windows, labelled.ownership
+        self._phase_of_window = labelled.phase_of_window
 
     @cached_property
     def _attempt(self) -> Split | Refusal | None:
-        return split_of(self._given, self._windows, self._ownership, self._phase_of_window)
+        return split_of(self._given, self._labelled)
 
     @property
     def _fit(self) -> Split | None:
@@ -303,17 +308,6 @@ def pool(
         covered_seconds=covered,
         duration_seconds=duration,
     )
-
-
-def attribute(
-    domain: Domain,
-    timeline: Timeline,
-    windows: Windows,
-    ownership: Ownership,
-    phase_of_window: NDArray[np.int64],
-) -> Attribution:
-    """Give every window and every phase its share of the domain's energy."""
-    return Attribution(domain, timeline, windows, ownership, phase_of_window)
 
 
 def _sum_by(index: NDArray[np.int64], table: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -122,10 +122,9 @@ class Design:
 
     Attributes:
         chosen: which blocks, shape (blocks,).
-        pieces: numbers of their pieces, shape (pieces,).
         label, cell, seconds: label, place in (size, blocks) and seconds of each piece.
         neighbours: per distance 1, 2, ... in intervals, pairs of pieces of one part: those that
-            have a piece so long before them, counted from 0 within `pieces`.
+            have a piece so long before them.
         columns: seconds of each label and, last, energies beyond the mean power; shape
             (labels + 1, size, blocks).
         part_seconds: length of each piece's part; 0 for time outside all segments.
@@ -135,7 +134,6 @@ class Design:
     """
 
     chosen: Indices
-    pieces: Indices
     label: Indices
     cell: Indices
     seconds: Floats
@@ -156,7 +154,7 @@ class Design:
         size = shape[1] * shape[2]
         flat = np.bincount(label * size + cell, seconds, minlength=shape[0] * size)
         columns = flat.reshape(shape).astype(np.float64)
-        usable = parts.by_block(parts.usable.astype(np.float64), chosen)
+        usable = parts.by_block(parts.usable, chosen)
         joules = parts.by_block(parts.joules, chosen) * usable
         columns[-1] = joules - parts.mean_watts * columns[:-1].sum(axis=0)
         fixed = parts.by_block(parts.timing_variance, chosen, beyond=1.0)
@@ -164,7 +162,6 @@ class Design:
         shared[-1] = 0.0
         return cls(
             chosen,
-            pieces,
             label,
             cell,
             seconds,

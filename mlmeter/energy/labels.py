@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,36 +23,53 @@ MOST_LABELS = 30
 MOST_COUNTED_RATIO = 4
 
 
-def segment_labels(
-    windows: Windows, ownership: Ownership, phase_of_window: Indices, period_seconds: float
-) -> Indices:
-    """Label each segment by its owners; gaps also by the window before them, shape (segments,).
+class LabelledWindows:
+    """The windows of a session by one clock, with owners, phases and labels.
 
-    What fills less than one period of the counter joins its phase.
+    Args:
+        windows: the windows.
+        ownership: who owns which instant.
+        phase_of_window: number of each window's phase, shape (windows,).
     """
-    spans = Membership.of_ranges(ownership.first, ownership.last)
-    owner = ownership.owner[spans.group]
-    size = len(ownership.edges) - 1
-    is_parent = np.zeros(len(windows), dtype=np.bool_)
-    is_parent[windows.parent[1:]] = True
-    is_parent[0] = True
-    label = np.zeros(size, dtype=np.int64)
-    label[spans.segment] = windows.label[owner] + 1
-    shared = ownership.owners > 1
-    if shared.any():
-        # Several owners make one label of their own: that of the set of their labels.
-        names = int(windows.label.max()) + 2
-        codes = np.random.default_rng(0).integers(1, 2**62, names, dtype=np.uint64)
-        code = np.zeros(size, dtype=np.uint64)
-        np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
-        label[shared] = names + np.unique(code[shared], return_inverse=True)[1].reshape(-1)
-    gap = np.ones(size, dtype=np.bool_)
-    gap[spans.segment[~is_parent[owner]]] = False
-    phase = np.zeros(size, dtype=np.int64)
-    phase[spans.segment] = phase_of_window[owner]
-    seconds = np.diff(ownership.edges)
-    group = 2 * phase + gap
-    return merge_rare_labels(gap_labels(label, gap), group, seconds, least_seconds=period_seconds)
+
+    def __init__(self, windows: Windows, ownership: Ownership, phase_of_window: Indices) -> None:
+        self.windows, self.ownership, self.phase_of_window = windows, ownership, phase_of_window
+
+    def segment_labels(self, period_seconds: float) -> Indices:
+        """Return the label of each segment for a counter of such a period, shape (segments,).
+
+        What fills less than one period of the counter joins its phase.
+        """
+        label, group = self._unmerged
+        seconds = np.diff(self.ownership.edges)
+        return merge_rare_labels(label, group, seconds, least_seconds=period_seconds)
+
+    @cached_property
+    def _unmerged(self) -> tuple[Indices, Indices]:
+        """Label each segment by its owners, gaps also by the window before them, and its group."""
+        windows, ownership = self.windows, self.ownership
+        spans = Membership.of_ranges(ownership.first, ownership.last)
+        owner = ownership.owner[spans.group]
+        size = len(ownership.edges) - 1
+        is_parent = np.zeros(len(windows), dtype=np.bool_)
+        is_parent[windows.parent[1:]] = True
+        is_parent[0] = True
+        label = np.zeros(size, dtype=np.int64)
+        label[spans.segment] = windows.label[owner] + 1
+        shared = ownership.owners > 1
+        if shared.any():
+            # Several owners make one label of their own: that of the set of their labels.
+            names = int(windows.label.max()) + 2
+            codes = np.random.default_rng(0).integers(1, 2**62, names, dtype=np.uint64)
+            code = np.zeros(size, dtype=np.uint64)
+            np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
+            label[shared] = names + np.unique(code[shared], return_inverse=True)[1].reshape(-1)
+        gap = np.ones(size, dtype=np.bool_)
+        gap[spans.segment[~is_parent[owner]]] = False
+        phase = np.zeros(size, dtype=np.int64)
+        phase[spans.segment] = self.phase_of_window[owner]
+        # Labels are few: their numbers are held in half of the memory.
+        return gap_labels(label, gap).astype(np.int32), (2 * phase + gap).astype(np.int32)
 
 
 def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:

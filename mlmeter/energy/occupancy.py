@@ -177,28 +177,43 @@ class Occupancy:
         flat = np.bincount(cells, self.piece_seconds, minlength=len(self.joules) * self.labels)
         return flat.reshape(len(self.joules), self.labels).astype(np.float64)
 
-    def pieces_of(self, chosen: Indices) -> Indices:
-        """Return the numbers of the pieces of some blocks, in order of time."""
-        bounds = np.searchsorted(self.piece_interval, np.stack([chosen, chosen + 1]) * self.size)
+    def pieces_of(self, chosen: Indices) -> slice | Indices:
+        """Return which pieces are in some blocks, in order of time."""
+        # Numbers of another type would have all pieces converted.
+        ends = (np.stack([chosen, chosen + 1]) * self.size).astype(self.piece_interval.dtype)
+        if _consecutive(chosen):
+            return slice(*np.searchsorted(self.piece_interval, ends[[0, -1], [0, -1]]).tolist())
+        bounds = np.searchsorted(self.piece_interval, ends)
         return ranges(bounds[0], bounds[1])
 
     def cells_of(self, interval: Compact | Indices, chosen: Indices) -> Indices:
         """Return the places of intervals in an array of shape (size, chosen blocks), flat."""
+        block, within = np.divmod(interval, self.size)
+        if _consecutive(chosen):
+            return np.asarray(within * len(chosen) + (block - int(chosen[0])), dtype=np.int64)
         column = np.zeros(self.blocks, dtype=np.int64)
         column[chosen] = np.arange(len(chosen))
-        return np.asarray(interval % self.size * len(chosen) + column[interval // self.size], dtype=np.int64)
+        return np.asarray(within * len(chosen) + column[block], dtype=np.int64)
 
-    def by_block(self, values: Floats, chosen: Indices, beyond: float = 0.0) -> Floats:
+    def by_block(self, values: Floats | NDArray[np.bool_], chosen: Indices, beyond: float = 0.0) -> Floats:
         """Arrange one value per interval by blocks, with `beyond` where the last block is not full.
 
         Returns:
             Shape (size, chosen blocks).
         """
+        if _consecutive(chosen) and (chosen[-1] + 1) * self.size <= len(values):
+            first, last = int(chosen[0]) * self.size, int(chosen[-1] + 1) * self.size
+            table = values[first:last].reshape(len(chosen), self.size).T
+            return np.ascontiguousarray(table, dtype=np.float64)
         interval = chosen * self.size + np.arange(self.size)[:, None]
         if not len(values):
             return np.full(interval.shape, beyond)
         found = values[np.minimum(interval, len(values) - 1)]
         return np.asarray(np.where(interval < len(values), found, beyond), dtype=np.float64)
+
+
+def _consecutive(chosen: Indices) -> bool:
+    return len(chosen) > 0 and int(chosen[-1] - chosen[0]) + 1 == len(chosen)
 
 
 def ranges(starts: Indices, ends: Indices) -> Indices:

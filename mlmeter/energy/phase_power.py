@@ -194,7 +194,7 @@ class _ChunkParts:
     """Parts in some consecutive blocks: few enough for the processor's cache.
 
     Attributes:
-        parts, pieces: which of all, as slices.
+        parts, pieces: which of all.
         part: of each piece, counted from 0 within the chunk, shape (pieces,).
         cell: place of each piece in an array of shape (size, blocks).
         block: of each part, counted from 0 within the chunk, shape (parts,).
@@ -202,7 +202,7 @@ class _ChunkParts:
     """
 
     parts: slice
-    pieces: slice
+    pieces: slice | Indices
     part: NDArray[np.int32]
     cell: Indices
     block: Indices
@@ -212,10 +212,10 @@ class _ChunkParts:
     def of(cls, parts: Occupancy, chosen: Indices) -> _ChunkParts | None:
         """Collect the parts; None if there are none."""
         first, last = int(chosen[0]) * parts.size, (int(chosen[-1]) + 1) * parts.size
-        pieces = slice(*np.searchsorted(parts.piece_interval, [first, last]).tolist())
-        if pieces.start == pieces.stop:
-            return None
+        pieces = parts.pieces_of(chosen)
         part, interval = parts.piece_part[pieces], parts.piece_interval[pieces]
+        if not len(part):
+            return None
         own = slice(int(part[0]), int(part[-1]) + 1)
         block = np.zeros(own.stop - own.start, dtype=np.int64)
         block[part - own.start] = interval // parts.size - chosen[0]

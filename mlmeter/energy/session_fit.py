@@ -14,13 +14,13 @@ from mlmeter.energy.edge_errors import edge_joules, fast_edge_seconds, slow_edge
 from mlmeter.energy.groups import degrees_of_freedom
 from mlmeter.energy.guards import systematic_sigmas
 from mlmeter.energy.label_power import find_scatter
-from mlmeter.energy.labels import segment_labels
+from mlmeter.energy.labels import LabelledWindows
 from mlmeter.energy.occupancy import CounterRecord, Segments, occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power, solve
 from mlmeter.energy.split import Split
 from mlmeter.energy.timeline import CounterTimeline
 from mlmeter.energy.wandering_lag import wandering_lag
-from mlmeter.energy.windows import Ownership, Windows, depths
+from mlmeter.energy.windows import Windows, depths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,10 +63,9 @@ class Refusal:
         yield "closure", f"fitted energies were {error} off the counter: windows are interpolated instead"
 
 
-def split_of(
-    timeline: Timeline, windows: Windows, ownership: Ownership, phase_of_window: Indices
-) -> Split | Refusal | None:
+def split_of(timeline: Timeline, labelled: LabelledWindows) -> Split | Refusal | None:
     """Fit the windows of a session; None where interpolation is as good or nothing can be fitted."""
+    windows, ownership = labelled.windows, labelled.ownership
     if not isinstance(timeline, CounterTimeline) or not timeline.known or len(windows) <= FEWEST_WINDOWS:
         return None
     # An estimate would only be fitted to its own formula.
@@ -80,7 +79,7 @@ def split_of(
         return None
     if depths(windows.parent)[ownership.owner].sum() > MOST_MEMBERSHIPS:
         return None
-    label = segment_labels(windows, ownership, phase_of_window, timeline.period_seconds)
+    label = labelled.segment_labels(timeline.period_seconds)
     labels = int(label.max()) + 1
     record = _record_of(timeline)
     if labels > MOST_FITTED_LABELS or labels * len(record.joules) > MOST_OCCUPATIONS:

@@ -7,7 +7,7 @@ between two refreshes, as long as the power stays within [0, `max_power_watts`].
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     Seconds = NDArray[np.float64]
     Indices = NDArray[np.int64]
-    # Of the beginnings and of the ends of spans: the cut before and the seconds since; their lengths.
-    Places = tuple[tuple[Indices, Seconds], tuple[Indices, Seconds], Seconds]
     Joules = NDArray[np.float64]
+
+# Few enough for the processor's cache.
+INTERVALS_AT_A_TIME = 1 << 15
 
 
 class Timeline(Protocol):
@@ -64,6 +65,25 @@ class Timeline(Protocol):
 
     def release(self) -> None:
         """Give back memory that can be had again by computing."""
+
+
+class _Places(NamedTuple):
+    """Where some consecutive intervals between refreshes begin and end, as columns of one length.
+
+    Attributes:
+        joules: energy from refresh to refresh.
+        seconds: metered time from the earliest beginning to the latest end.
+        first, since_first: number of the last cut before the earliest beginning, and the metered
+            time since then.
+        last, since_last: the same of the latest end.
+    """
+
+    joules: Joules
+    seconds: Seconds
+    first: Indices
+    since_first: Seconds
+    last: Indices
+    since_last: Seconds
 
 
 class CounterTimeline:
@@ -106,7 +126,7 @@ class CounterTimeline:
         self._after, self._before = self.gaps.metered(after), self.gaps.metered(before)
         self.interval_ratios = interval_ratios
         self._kinks = kinks
-        self._placed: tuple[Seconds, Places] | None = None
+        self._placed: tuple[Seconds, list[_Places]] | None = None
         self._fast = period_seconds <= FAST_PERIOD_SECONDS
         self.method = "counter_edges" if self._fast else "interpolated"
 
@@ -201,15 +221,16 @@ class CounterTimeline:
         # Gaps are cut out, so that time in them bounds nothing.
         cuts, weight = self._cut(edges, weights)
         part_seconds = np.concatenate(([0.0], np.cumsum(weight * np.diff(self.gaps.metered(cuts)))))
-        (first, after_first), (last, after_last), spans = self._places(cuts)
-        # A refresh is somewhere in its bracket: from the first to the last possible instant.
         padded = np.append(weight, 0.0)
-        upto_last = part_seconds[last] + padded[last] * after_last
-        own_seconds = upto_last - part_seconds[first] - padded[first] * after_first
-        rest_seconds, steps = np.maximum(spans - own_seconds, 0.0), np.diff(self.joules)
-        least, most = self.min_power_watts, self.max_power_watts
-        low = np.maximum(steps - most * rest_seconds, least * own_seconds).sum()
-        high = np.minimum(steps + self.resolution_joules - least * rest_seconds, most * own_seconds).sum()
+        least, most, low, high = self.min_power_watts, self.max_power_watts, 0.0, 0.0
+        for place in self._places(cuts):
+            # A refresh is somewhere in its bracket: from the first to the last possible instant.
+            own_seconds = part_seconds[place.last] + padded[place.last] * place.since_last
+            own_seconds -= part_seconds[place.first] + padded[place.first] * place.since_first
+            rest_seconds = np.maximum(place.seconds - own_seconds, 0.0)
+            steps, most_steps = place.joules, place.joules + self.resolution_joules
+            low += float(np.maximum(steps - most * rest_seconds, least * own_seconds).sum())
+            high += float(np.minimum(most_steps - least * rest_seconds, most * own_seconds).sum())
         # Before the first and after the last refresh, and in gaps, only the power is limited.
         open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
         open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
@@ -227,21 +248,28 @@ class CounterTimeline:
         weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]
         return cuts, np.where((cuts[:-1] >= edges[0]) & (cuts[1:] <= edges[-1]), weight, 0.0)
 
-    def _places(self, cuts: Seconds) -> Places:
-        """Return where intervals between refreshes begin and end: last cut before, seconds since.
+    def _places(self, cuts: Seconds) -> list[_Places]:
+        """Return where intervals between refreshes begin and end, some at a time.
 
-        And how long they are. Several parts of a session are asked for one after the other.
+        Several parts of a session are asked for one after the other.
         """
         if self._placed is None or self._placed[0] is not cuts:
             found = []
-            for times in (self.after[:-1], self.before[1:]):
-                inside = np.clip(times, cuts[0], cuts[-1])
-                place = np.searchsorted(cuts, inside, side="right") - 1
-                metered = self.gaps.metered(inside) - self.gaps.metered(cuts)[place]
-                found.append((place, metered))
-            spans = self._before[1:] - self._after[:-1]
-            self._placed = cuts, (found[0], found[1], spans)
+            for begin in range(0, len(self.joules) - 1, INTERVALS_AT_A_TIME):
+                rows = slice(begin, begin + INTERVALS_AT_A_TIME + 1)
+                after, before = self._after[rows][:-1], self._before[rows][1:]
+                first, since_first = self._place(cuts, self.after[rows][:-1])
+                last, since_last = self._place(cuts, self.before[rows][1:])
+                joules = np.diff(self.joules[rows])
+                found.append(_Places(joules, before - after, first, since_first, last, since_last))
+            self._placed = cuts, found
         return self._placed[1]
+
+    def _place(self, cuts: Seconds, times: Seconds) -> tuple[Indices, Seconds]:
+        """Return the last cut before each instant, and the metered time since then."""
+        inside = np.clip(times, cuts[0], cuts[-1])
+        place = np.searchsorted(cuts, inside, side="right") - 1
+        return place, self.gaps.metered(inside) - self.gaps.metered(cuts[place])
 
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""

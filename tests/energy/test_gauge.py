@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlmeter.energy.attribution import Attribution, attribute
+from mlmeter.energy.attribution import Attribution
 from mlmeter.energy.gaps import Gaps
 from mlmeter.energy.gauge_timeline import GaugeTimeline
 from mlmeter.energy.integrate import GaugeRows
+from mlmeter.energy.labels import LabelledWindows
 from mlmeter.energy.timeline import timeline_of
 from mlmeter.energy.windows import Windows, resolve_ownership
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
@@ -64,7 +65,7 @@ def attributed(curve: GaugeTimeline, spans: list[tuple[float, float]], end: floa
     """Energies of windows in phase 1; the rest is phase 0."""
     windows = windows_of(spans, end)
     phase = np.array([0] + [1] * len(spans))
-    return attribute(gauge_domain(), curve, windows, resolve_ownership(windows), phase)
+    return Attribution(gauge_domain(), curve, LabelledWindows(windows, resolve_ownership(windows), phase))
 
 
 def joules(curve: GaugeTimeline, start: float, end: float) -> float:

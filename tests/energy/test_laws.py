@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlmeter.energy.attribution import attribute
+from mlmeter.energy.attribution import Attribution
 from mlmeter.energy.counters import CounterRows
+from mlmeter.energy.labels import LabelledWindows
 from mlmeter.energy.timeline import CounterTimeline, timeline_of
 from mlmeter.energy.windows import Windows, add_to_ancestors, resolve_ownership, with_descendants
 from mlmeter.measurement import Domain, Reading
@@ -170,7 +171,7 @@ def test_truth_lies_within_every_interval(trace, domain, polls, refresh_phase, w
     timeline = timeline_of(domain, metered_rows(trace, domain, polls, refresh_phase).snapshot(), 0)
     ownership = resolve_ownership(windows)
     phase_of_window = np.arange(len(windows)) % 3
-    result = attribute(domain, timeline, windows, ownership, phase_of_window)
+    result = Attribution(domain, timeline, LabelledWindows(windows, ownership, phase_of_window))
     steps = np.diff(np.interp(ownership.edges, *trace))
     truth = np.bincount(ownership.owner, weights=ownership.share_out(steps), minlength=len(windows))
     slack = 1e-6 + 2 * (domain.joules_per_count or 0.0)
@@ -189,7 +190,9 @@ def test_everything_adds_up(trace, domain, polls, refresh_phase, windows):  # ty
     """Exclusive energies of a tree, and phases, add up to the session; none is negative."""
     timeline = timeline_of(domain, metered_rows(trace, domain, polls, refresh_phase).snapshot(), 0)
     phase_of_window = np.arange(len(windows)) % 3
-    result = attribute(domain, timeline, windows, resolve_ownership(windows), phase_of_window)
+    result = Attribution(
+        domain, timeline, LabelledWindows(windows, resolve_ownership(windows), phase_of_window)
+    )
     total = result.total.joules[0]
     assert result.exclusive.joules.sum() == pytest.approx(total, rel=1e-9, abs=1e-9)
     assert result.phases.joules.sum() == pytest.approx(total, rel=1e-9, abs=1e-9)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from mlmeter.energy import session_fit
 from mlmeter.session import Session
 from mlmeter.testing import FakeClock, SimulatedBackend, fake_meter
 
@@ -216,3 +217,13 @@ def test_power_that_ignores_the_windows_widens_the_intervals() -> None:
         outside += not row["low_joules"] <= truth <= row["high_joules"]
         phases += 1
     assert outside <= phases / 10
+
+
+def test_fit_that_contradicts_the_counter_is_refused_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Energies that would have to be scaled by much are interpolated instead, and an event says so."""
+    monkeypatch.setattr(session_fit, "LARGEST_CLOSURE_ERROR", -1.0)
+    session, _ = metered(random_load(np.random.default_rng(1), 0.02, 20.0), 0.01)
+    events = session.events()
+    (told,) = events[events["kind"] == "closure"]["message"]
+    assert "interpolated instead" in told
+    assert set(session.windows()["method"]) == {"interpolated"}
