@@ -220,7 +220,8 @@ class CounterTimeline:
             return self.min_power_watts * seconds, self.max_power_watts * seconds
         # Gaps are cut out, so that time in them bounds nothing.
         cuts, weight = self._cut(edges, weights)
-        part_seconds = np.concatenate(([0.0], np.cumsum(weight * np.diff(self.gaps.metered(cuts)))))
+        part_seconds = np.zeros(len(cuts))
+        np.cumsum(weight * np.diff(self.gaps.metered(cuts)), out=part_seconds[1:])
         padded = np.append(weight, 0.0)
         least, most, low, high = self.min_power_watts, self.max_power_watts, 0.0, 0.0
         for place in self._places(cuts):

@@ -77,6 +77,11 @@ class Ownership:
     concurrent: NDArray[np.bool_]
     loose: NDArray[np.bool_]
 
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether each piece is what is from one edge to the next, in the same order."""
+        return len(self.owner) == len(self.owners) and bool((self.owners == 1).all())
+
     def share_out(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each piece's part of what happens from edge to edge, shape (pieces,).
 
@@ -85,6 +90,8 @@ class Ownership:
         Args:
             steps: amounts from each edge to the next, shape (edges - 1,).
         """
+        if self._one_by_one:
+            return steps
         # An instant without an owner cannot be: the session owns what no window does.
         sums = np.concatenate(([0.0], np.cumsum(steps / np.maximum(self.owners, 1))))
         return np.asarray(sums[self.last] - sums[self.first])
@@ -95,6 +102,8 @@ class Ownership:
         Args:
             member: whether a piece belongs to the set, shape (pieces,).
         """
+        if self._one_by_one:
+            return member.astype(np.float64)
         size = len(self.edges)
         changes = np.bincount(self.first[member], minlength=size)
         changes -= np.bincount(self.last[member], minlength=size)
@@ -106,10 +115,8 @@ def resolve_ownership(windows: Windows) -> Ownership:
     outlives = outliving(windows)
     owner, start, end = _innermost_pieces(windows, outlives)
     edges = np.unique(np.concatenate([start, end]))
-    changes = np.zeros(len(edges), dtype=np.int64)
     first, last = np.searchsorted(edges, start), np.searchsorted(edges, end)
-    np.add.at(changes, first, 1)
-    np.add.at(changes, last, -1)
+    changes = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
     owners = np.cumsum(changes)[:-1]
     shared = np.concatenate(([0.0], np.cumsum(np.where(owners > 1, np.diff(edges), 0.0))))
     concurrent_piece = shared[last] - shared[first] > ROUNDING_SECONDS
