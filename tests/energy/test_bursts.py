@@ -7,7 +7,8 @@ import pytest
 
 from mlmeter.energy.bursts import bursts_of
 from mlmeter.energy.windows import Windows
-from mlmeter.testing import FakeClock, SimulatedBackend, fake_meter
+from mlmeter.testing import FakeClock, fake_meter
+from tests.simulated_gpu import simulated_gpu
 
 PERIOD = 0.1
 CALL_SECONDS, PAUSE_SECONDS = 0.004, 0.001
@@ -79,17 +80,8 @@ def test_joules_per_call_in_step_with_the_counter(phase: float) -> None:
     for call in range(calls):
         edges += [1.0 + call * cycle + CALL_SECONDS, 1.0 + (call + 1) * cycle]
         watts += [CALL_WATTS, PAUSE_WATTS]
-    backend = SimulatedBackend(
-        [*edges, edges[-1] + 1.0],
-        [*watts, IDLE_WATTS],
-        clock,
-        update_period_seconds=PERIOD,
-        phase=phase,
-        joules_per_count=0.001,
-        name="gpu-0",
-        kind="gpu",
-        cheap_read=False,
-        max_power_watts=500.0,
+    backend = simulated_gpu(
+        clock, [*edges, edges[-1] + 1.0], [*watts, IDLE_WATTS], phase=phase, joules_per_count=0.001
     )
     meter = fake_meter(backend, clock=clock)
     sampler = meter.recorder._sampler
@@ -120,7 +112,7 @@ def test_joules_per_call_in_step_with_the_counter(phase: float) -> None:
 def test_no_bursts_are_an_empty_table() -> None:
     """A session of one window has the columns and no row."""
     clock = FakeClock()
-    with fake_meter(SimulatedBackend([0, 9], [50.0], clock, update_period_seconds=0.1), clock=clock) as meter:
+    with fake_meter(simulated_gpu(clock), clock=clock) as meter:
         with meter.window("once"):
             clock.advance(1.0)
     table = meter.session.bursts()

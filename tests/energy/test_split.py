@@ -9,7 +9,8 @@ import pytest
 
 from mlmeter.energy import session_fit
 from mlmeter.session import Session
-from mlmeter.testing import FakeClock, SimulatedBackend, fake_meter
+from mlmeter.testing import FakeClock, fake_meter
+from tests.simulated_gpu import simulated_gpu
 
 PHASES = {"training": 300.0, "inference": 150.0}
 GAP_WATTS = 60.0
@@ -53,17 +54,8 @@ def metered(
     load begins and ends with its windows.
     """
     clock = FakeClock()
-    backend = SimulatedBackend(
-        load.edges,
-        load.watts,
-        clock,
-        update_period_seconds=PERIOD,
-        jitter_seconds=0.001,
-        joules_per_count=0.001,
-        name="gpu-0",
-        kind="gpu",
-        cheap_read=False,
-        max_power_watts=450.0,
+    backend = simulated_gpu(
+        clock, load.edges, load.watts, jitter_seconds=0.001, joules_per_count=0.001, max_power_watts=450.0
     )
     meter = fake_meter(backend, clock=clock, phase=base_phase)
     sampler = meter.recorder._sampler

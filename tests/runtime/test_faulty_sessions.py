@@ -14,6 +14,7 @@ from mlmeter.meter import EnergyMeter
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, advance, fake_domain, fake_meter
 from mlmeter.windows import Window
+from tests.simulated_gpu import simulated_gpu
 
 MANY = 100_000
 # Far from what it takes: only work that grows with the square of the windows fails.
@@ -24,13 +25,6 @@ MOST_BYTES = 1 << 30
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-def gpu(clock: FakeClock) -> SimulatedBackend:
-    """A 100 W counter that is refreshed every 0.1 s."""
-    return SimulatedBackend(
-        [0.0, 1000.0], [100.0], clock, update_period_seconds=0.1, name="gpu-0", kind="gpu", cheap_read=False
-    )
 
 
 def check_sums(session: Session, domain: str) -> None:
@@ -90,7 +84,7 @@ def nested(meter: EnergyMeter, clock: FakeClock) -> None:
 @pytest.mark.parametrize("pattern", [at_once, staircase, nested])
 def test_a_hundred_thousand_overlapping_windows(clock: FakeClock, pattern) -> None:  # type: ignore[no-untyped-def]
     """All at once, a few at a time, or one in the other: not more than the counter, and bounded work."""
-    meter = fake_meter(gpu(clock), clock=clock)
+    meter = fake_meter(simulated_gpu(clock, watts=[100.0]), clock=clock)
     with meter:
         advance(meter, 1.0, 0.005)
         pattern(meter, clock)
@@ -129,7 +123,7 @@ def test_windows_shorter_than_a_microsecond(clock: FakeClock, seconds: float, pe
 
 def test_a_session_of_no_length(clock: FakeClock) -> None:
     """Nothing was used, and nothing is divided by."""
-    meter = fake_meter(gpu(clock), clock=clock)
+    meter = fake_meter(simulated_gpu(clock, watts=[100.0]), clock=clock)
     with meter, meter.window("empty"):
         pass
     session = meter.session

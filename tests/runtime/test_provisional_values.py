@@ -12,6 +12,7 @@ from mlmeter.measurement import Energy
 from mlmeter.meter import EnergyMeter
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, advance, fake_domain, fake_meter
 from mlmeter.windows import Window
+from tests.simulated_gpu import simulated_gpu
 
 PERIOD = 0.1
 STEP_SECONDS = 0.01
@@ -22,19 +23,10 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-def gpu(clock: FakeClock, watts: float = 200.0) -> SimulatedBackend:
-    """A counter that is refreshed every 0.1 s."""
-    return SimulatedBackend(
-        [0.0, 1000.0],
-        [watts],
-        clock,
-        update_period_seconds=PERIOD,
-        phase=0.5,
-        name="gpu-0",
-        kind="gpu",
-        cheap_read=False,
-        max_power_watts=500.0,
-    )
+@pytest.fixture
+def meter(clock: FakeClock) -> EnergyMeter:
+    """A meter of a GPU of 200 W."""
+    return fake_meter(simulated_gpu(clock, phase=0.5), clock=clock)
 
 
 def holds(energy: Energy, joules: float) -> bool:
@@ -44,9 +36,8 @@ def holds(energy: Energy, joules: float) -> bool:
     return energy.low_joules - 1e-6 <= joules <= energy.high_joules + 1e-6
 
 
-def test_an_open_window_has_what_it_has_used_so_far(clock: FakeClock) -> None:
+def test_an_open_window_has_what_it_has_used_so_far(meter: EnergyMeter) -> None:
     """At once, interpolated, within hard bounds, and growing."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.0, STEP_SECONDS)
         with meter.window("step") as window:
@@ -58,9 +49,8 @@ def test_an_open_window_has_what_it_has_used_so_far(clock: FakeClock) -> None:
                 assert holds(energy, 50.0 * number)
 
 
-def test_a_window_shorter_than_a_refresh_is_not_resolved_at_once(clock: FakeClock) -> None:
+def test_a_window_shorter_than_a_refresh_is_not_resolved_at_once(meter: EnergyMeter) -> None:
     """No refresh has shown it: the interval goes from nothing to the limit of the power."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.06, STEP_SECONDS)
         with meter.window("call") as window:
@@ -72,9 +62,8 @@ def test_a_window_shorter_than_a_refresh_is_not_resolved_at_once(clock: FakeCloc
         assert holds(energy, 2.0)
 
 
-def test_a_result_waits_for_the_refresh_after_the_end(clock: FakeClock) -> None:
+def test_a_result_waits_for_the_refresh_after_the_end(clock: FakeClock, meter: EnergyMeter) -> None:
     """Its interval is no wider than the provisional one, and the wait is at most a few periods."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.06, STEP_SECONDS)
         with meter.window("step") as window:
@@ -91,9 +80,8 @@ def test_a_result_waits_for_the_refresh_after_the_end(clock: FakeClock) -> None:
         assert clock.now_ns() == before_ns
 
 
-def test_a_result_without_time_is_provisional(clock: FakeClock) -> None:
+def test_a_result_without_time_is_provisional(meter: EnergyMeter) -> None:
     """With a time-out of 0 it is what `energy` says."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.06, STEP_SECONDS)
         with meter.window("step") as window:
@@ -105,16 +93,7 @@ def test_a_result_takes_the_windows_before_into_account(clock: FakeClock) -> Non
     """After a hundred calls of 23 ms with idle gaps a call's power is known; at once it is not."""
     starts = 0.5 + 0.061 * np.arange(120)
     edges = np.stack([starts, starts + 0.023], axis=1).ravel()
-    backend = SimulatedBackend(
-        [0.0, *edges, edges[-1] + 9.0],
-        [50.0, *[300.0, 50.0] * 120],
-        clock,
-        update_period_seconds=PERIOD,
-        name="gpu-0",
-        kind="gpu",
-        cheap_read=False,
-        max_power_watts=500.0,
-    )
+    backend = simulated_gpu(clock, [0.0, *edges, edges[-1] + 9.0], [50.0, *[300.0, 50.0] * 120])
     meter = fake_meter(backend, clock=clock)
     with meter:
         for start in starts:
@@ -147,7 +126,7 @@ def test_a_fast_counter_answers_by_its_edge_reads(clock: FakeClock) -> None:
 def test_energies_of_one_kind(clock: FakeClock) -> None:
     """A kind has its own domains only, in `energy`, `result`, the session's and the meter's."""
     package = FakeBackend.with_power(clock, watts=50.0)
-    meter = fake_meter(gpu(clock), package, clock=clock)
+    meter = fake_meter(simulated_gpu(clock, phase=0.5), package, clock=clock)
     with meter:
         advance(meter, 1.0, STEP_SECONDS)
         with meter.window("step") as window:
@@ -166,9 +145,8 @@ def test_energies_of_one_kind(clock: FakeClock) -> None:
             window.energy("battery")
 
 
-def test_snapshots_grow_and_do_not_change(clock: FakeClock) -> None:
+def test_snapshots_grow_and_do_not_change(meter: EnergyMeter) -> None:
     """Each is what was known then, for good; windows that are open are marked."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.0, STEP_SECONDS)
         snapshots, texts = [], []
@@ -200,17 +178,7 @@ def run(ask_inside: Ask, ask_after: Ask) -> EnergyMeter:
     lengths = rng.uniform(0.01, 0.09, 400)
     edges = np.concatenate(([0.0, 1.0], 1.0 + np.cumsum(lengths), [100.0]))
     watts = [80.0, *np.tile([300.0, 80.0], 200).tolist(), 80.0]
-    backend = SimulatedBackend(
-        edges.tolist(),
-        watts,
-        clock,
-        update_period_seconds=PERIOD,
-        jitter_seconds=0.001,
-        name="gpu-0",
-        kind="gpu",
-        cheap_read=False,
-        max_power_watts=500.0,
-    )
+    backend = simulated_gpu(clock, edges.tolist(), watts, jitter_seconds=0.001)
     meter = fake_meter(backend, clock=clock, phase="idle")
     with meter:
         advance(meter, 1.0, 0.005)
@@ -261,9 +229,8 @@ def test_final_values_are_fitted_and_the_order_of_asking_does_not_matter() -> No
     assert of_phase["energy_joules"] == pytest.approx(truth, rel=0.02)
 
 
-def test_a_window_asked_after_the_end_is_the_sessions(clock: FakeClock) -> None:
+def test_a_window_asked_after_the_end_is_the_sessions(meter: EnergyMeter) -> None:
     """After `stop` a window's energy and result are what the tables say."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, 1.0, STEP_SECONDS)
         with meter.window("step") as window:
@@ -274,7 +241,7 @@ def test_a_window_asked_after_the_end_is_the_sessions(clock: FakeClock) -> None:
 
 def starved(clock: FakeClock, windows: int, length: float) -> EnergyMeter:
     """Windows one after the other without a read of the counter; then it goes on for a second."""
-    meter = fake_meter(gpu(clock), clock=clock)
+    meter = fake_meter(simulated_gpu(clock, phase=0.5), clock=clock)
     with meter:
         advance(meter, 1.0, STEP_SECONDS)
         for _ in range(windows):
@@ -327,9 +294,8 @@ def test_reads_that_are_late_do_not_hide_a_refresh() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "short"), [(59.0, True), (61.0, False)])
-def test_short_sessions_are_marked(clock: FakeClock, seconds: float, short: bool) -> None:
+def test_short_sessions_are_marked(meter: EnergyMeter, seconds: float, short: bool) -> None:
     """The domains table says where a run is too short to stand for others."""
-    meter = fake_meter(gpu(clock), clock=clock)
     with meter:
         advance(meter, seconds, 0.1)
     assert meter.session.records("domains")[0]["short"] is short
