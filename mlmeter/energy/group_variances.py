@@ -16,7 +16,7 @@ from mlmeter.energy.banded import factorise, halfway, inverse_band, rest_of_the_
 from mlmeter.energy.label_power import Design
 from mlmeter.energy.membership import Membership, join
 from mlmeter.energy.occupancy import Occupancy
-from mlmeter.energy.phase_power import CHUNK_BLOCKS, PhasePowerFit, chunks
+from mlmeter.energy.phase_power import PhasePowerFit, chunk_blocks, chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def group_variances(fit: PhasePowerFit, members: Membership) -> Floats:
         group * parts.labels + label, seconds, minlength=members.groups * parts.labels
     ).astype(np.float64)
     cells = _cells_of(fit, part, group, gain)
-    per_chunk = CHUNK_BLOCKS * parts.size
+    per_chunk = chunk_blocks(parts) * parts.size
     chosen_chunks = chunks(parts)
     bounds = np.searchsorted(cells.interval // per_chunk, np.arange(len(chosen_chunks) + 1))
     for number, chosen in enumerate(chosen_chunks):
@@ -100,7 +100,7 @@ def _cells_of(fit: PhasePowerFit, part: Indices, group: Indices, gain: Floats) -
         # Few groups that are everywhere, as phases are: counting is faster than sorting.
         flat = np.bincount(group * intervals + interval, joules).astype(np.float64)
         return _dense_cells(flat, groups, intervals, parts)
-    chunk = interval // (CHUNK_BLOCKS * parts.size)
+    chunk = interval // (chunk_blocks(parts) * parts.size)
     key = (chunk * groups + group) * intervals + interval
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
@@ -111,7 +111,7 @@ def _cells_of(fit: PhasePowerFit, part: Indices, group: Indices, gain: Floats) -
 def _dense_cells(joules: Floats, groups: int, intervals: int, parts: Occupancy) -> _Cells:
     """Return the cells of a table of groups and intervals, shape (groups x intervals,), by chunks."""
     table = np.pad(joules, (0, groups * intervals - len(joules))).reshape(groups, intervals)
-    per_chunk = CHUNK_BLOCKS * parts.size
+    per_chunk = chunk_blocks(parts) * parts.size
     found = []
     for start in range(0, intervals, per_chunk):
         group, interval = np.nonzero(table[:, start : start + per_chunk])

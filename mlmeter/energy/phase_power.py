@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 # Blocks that are solved at a time: many enough for speed, few enough for the processor's cache.
-CHUNK_BLOCKS = 512
+MOST_CHUNK_BLOCKS, FEWEST_CHUNK_BLOCKS, MOST_CHUNK_PIECES = 512, 16, 1 << 18
 # Each round fixes at least one more part at a limit; few are needed.
 CLIP_ROUNDS = 50
 CONSERVED_RATIO = 1e-12
@@ -86,12 +86,16 @@ def fit_phase_power(record: CounterRecord, segments: Segments) -> PhasePowerFit:
     return solve(parts, find_scatter(parts))
 
 
+def chunk_blocks(parts: Occupancy) -> int:
+    """Return how many blocks are solved at a time."""
+    blocks = MOST_CHUNK_PIECES * parts.blocks // max(len(parts.piece_part), 1)
+    return min(max(blocks, FEWEST_CHUNK_BLOCKS), MOST_CHUNK_BLOCKS)
+
+
 def chunks(parts: Occupancy) -> list[Indices]:
-    """Return the blocks, some hundreds at a time."""
-    return [
-        np.arange(first, min(first + CHUNK_BLOCKS, parts.blocks))
-        for first in range(0, parts.blocks, CHUNK_BLOCKS)
-    ]
+    """Return the blocks, some at a time."""
+    step = chunk_blocks(parts)
+    return [np.arange(first, min(first + step, parts.blocks)) for first in range(0, parts.blocks, step)]
 
 
 def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
