@@ -1,4 +1,4 @@
-"""The command line: demo, run, doctor, report.
+"""The command line: demo, run, baseline, doctor, report.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from mlmeter.errors import MLMeterError, MLMeterWarning
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
+    from mlmeter.baseline import Baseline, Machine
     from mlmeter.measurement import Energy
     from mlmeter.session import Session
 
@@ -131,6 +133,75 @@ def run(
     if code == 0:
         _check_measured(meter.session.total(), required=require_measured)
     sys.exit(code)
+
+
+@main.command()
+@click.option(
+    "--seconds", type=click.FloatRange(10), default=60.0, show_default=True, help="How long to measure."
+)
+@click.option("--backends", help="Comma-separated sources; by default the best.")
+@click.option("--force", is_flag=True, help="Measure and store although the machine is not idle.")
+@click.option("--show", is_flag=True, help="Print the stored baseline, measure nothing.")
+@click.option("--clear", is_flag=True, help="Forget the stored baseline, measure nothing.")
+@json_option
+def baseline(
+    seconds: float, backends: str | None, *, force: bool, show: bool, clear: bool, as_json: bool
+) -> None:
+    """Measure the idle power of this machine, so that runs tell energy above idle.
+
+    Let the machine rest first: no training, no browser. Later runs on this machine use what was
+    measured for 30 days, as long as kernel and GPU drivers stay the same.
+    """
+    from mlmeter.baseline import Machine, baseline_path, read, store
+    from mlmeter.report.idle_table import baseline_text
+
+    if show and clear:
+        raise click.UsageError("--show and --clear exclude each other")
+    machine = Machine.of_root()
+    path = baseline_path(machine)
+    try:
+        if clear:
+            path.unlink(missing_ok=True)
+            click.echo(f"no baseline is stored any more: {path}", err=True)
+            return
+        found = read(path) if show else _measured_baseline(seconds, backends, machine, force=force)
+        if not show:
+            store(found, path)
+            click.echo(f"stored: {path}", err=True)
+    except (MLMeterError, OSError) as error:
+        hint = "; measure one with `mlmeter baseline`" if show and not path.exists() else ""
+        raise click.ClickException(f"{error}{hint}") from error
+    objections = found.objections(machine, datetime.now(UTC))
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else baseline_text(found, objections))
+
+
+def _measured_baseline(seconds: float, backends: str | None, machine: Machine, *, force: bool) -> Baseline:
+    """Measure, or end with code 1 where the machine is not idle."""
+    import time
+
+    from mlmeter import idle
+    from mlmeter.meter import EnergyMeter
+
+    load = idle.Load()
+    names = backends.split(",") if backends else None
+    try:
+        meter = EnergyMeter("idle baseline", phase="idle", backends=names, baseline=None)
+    except MLMeterError as error:
+        raise click.UsageError(str(error)) from error
+    remarks = [] if force else idle.look(load, time.sleep)
+    if not remarks:
+        found = idle.measure(meter, seconds, load=load, wait=time.sleep, progress=_progress, machine=machine)
+        if not found.domains:
+            raise click.ClickException(
+                "no energy can be read here, so there is no idle power: see mlmeter doctor"
+            )
+        if force or not found.remarks:
+            return found
+        remarks = list(found.remarks)
+    text = "; ".join(remarks)
+    raise click.ClickException(
+        f"the machine is not idle: {text}. Nothing was stored. Stop what is running, or use --force"
+    )
 
 
 @main.command()
