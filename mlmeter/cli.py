@@ -205,13 +205,58 @@ def _measured_baseline(seconds: float, backends: str | None, machine: Machine, *
 
 
 @main.command()
+@click.option("--apply", "apply_it", is_flag=True, help="Let a group read the CPU's counters; asks first.")
+@click.option("--yes", is_flag=True, help="With --apply: do not ask.")
+@require_measured_option
 @json_option
-def doctor(*, as_json: bool) -> None:
-    """Say what can be metered here, from where, how well, and what would give more."""
-    from mlmeter.doctor import diagnose, report_text
+def doctor(*, apply_it: bool, yes: bool, require_measured: bool, as_json: bool) -> None:
+    """Say what can be metered here, from where, how well, and what would give more.
+
+    Reads every source for a second. Changes nothing, but for --apply: that prints the commands for
+    the group and the udev rule of the CPU's counters, asks, and does exactly these.
+    """
+    if apply_it and (as_json or require_measured):
+        raise click.UsageError("--apply goes with --yes only")
+    if yes and not apply_it:
+        raise click.UsageError("--yes goes with --apply only")
+    if apply_it:
+        _apply_rule(yes=yes)
+        return
+    from mlmeter.doctor.diagnosis import diagnose
+    from mlmeter.doctor.text import report_text
 
     diagnosis = diagnose()
     click.echo(json.dumps(diagnosis, indent=1) if as_json else report_text(diagnosis))
+    verdict = diagnosis["verdict"]
+    if require_measured and not (verdict["measured"] or verdict["derived"]):
+        sys.exit(NOT_MEASURED)
+
+
+def _apply_rule(*, yes: bool) -> None:
+    """Print what will be done, ask, and do it; end with code 1 where that is not possible."""
+    from mlmeter.doctor.application import ApplyError, apply, commands_text, plan
+    from mlmeter.doctor.surroundings import surroundings_of
+
+    around = surroundings_of()
+    try:
+        steps = plan(around)
+        if not steps:
+            click.echo("Nothing to apply: no counter of the CPU is closed here. See mlmeter doctor.")
+            return
+        if not around.is_root:
+            command = f"sudo {sys.executable} -m mlmeter doctor --apply"
+            click.echo(f"{commands_text(around)}\n\nNothing was done: this needs root.")
+            click.echo(f"Type the above, or: {command}")
+            sys.exit(1)
+        click.echo("As root:\n")
+        for step in steps:
+            click.echo(step.text)
+        if not yes:
+            click.confirm("\nDo this now?", abort=True)
+        apply(steps, around)
+    except ApplyError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"\nDone. {around.user} reads the counters after logging in again; check with mlmeter doctor.")
 
 
 @main.command()
