@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mlmeter.doctor.surroundings import GROUP, RULE_FILE, Surroundings
+from mlmeter.doctor.surroundings import GROUP, RULE_FILE, UNKNOWN, Surroundings
 from mlmeter.measurement import Unavailable
 
 # Also in docs/how-to/read-rapl-without-root.md, with the reasons.
@@ -155,7 +155,8 @@ def _virtual_machine(around: Surroundings) -> Advice:
             "Linux itself. GPUs are measured through the Windows driver",
             where=HOST,
         )
-    why = f"this is a virtual machine ({around.hypervisor}), and only its host can open the counters"
+    name = "" if around.hypervisor == UNKNOWN else f" ({around.hypervisor})"
+    why = f"this is a virtual machine{name}, and only its host can open the counters"
     commands: tuple[str, ...] = ()
     if around.vendor == "GenuineIntel":
         why += ": QEMU 9.1 or later can, with the helper qemu-vmsr-helper; in a cloud take bare metal"

@@ -25,6 +25,8 @@ RUNTIME_WORDS = {
 }
 # PCI vendors of GPUs; display controllers have classes 0x03....
 GPU_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
+# A hypervisor that does not say its name.
+UNKNOWN = "unknown"
 MOST_CHARACTERS = 4096
 USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]*")
 
@@ -172,7 +174,7 @@ def _hypervisor(folder: Path, facts: Mapping[str, str]) -> str | None:
     if "hypervisor" not in facts.get("flags", "").split():
         return None
     names = (_text(folder / "sys/class/dmi/id" / name).strip() for name in ("sys_vendor", "product_name"))
-    return " ".join(dict.fromkeys(filter(None, names))) or "unknown"
+    return " ".join(dict.fromkeys(filter(None, names))) or UNKNOWN
 
 
 def _cpu_facts(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from mlmeter.doctor.advice import APPLY
+from mlmeter.doctor.surroundings import UNKNOWN
 from mlmeter.measurement import Provenance
 from mlmeter.report.text import number, shorten, table
 
@@ -35,7 +36,8 @@ def _head(diagnosis: dict[str, Any]) -> str:
     if machine["container"]:
         facts.append(f"container ({machine['container']})")
     if machine["hypervisor"]:
-        facts.append(f"virtual machine ({machine['hypervisor']})")
+        known = machine["hypervisor"] != UNKNOWN
+        facts.append(f"virtual machine ({machine['hypervisor']})" if known else "virtual machine")
     lines = [_wrap(f"mlmeter doctor: {', '.join(facts)}"), ""]
     words = {
         "measured": "MEASURED",
@@ -127,12 +129,13 @@ def _domains(diagnosis: dict[str, Any]) -> str:
 
 
 def _errors(diagnosis: dict[str, Any]) -> str:
-    """Expected errors of the domains that are told at all."""
+    """Expected errors of the domains that are added up; of an estimate its interval says all."""
     rows = []
     seconds: list[float] = []
     for facts in diagnosis["domains"]:
         told = facts["expected_error"]
-        if facts["provenance"] == Provenance.ESTIMATED or not facts["moves"] or not facts["used"]:
+        added = facts["used"] and facts["counted"] and facts["moves"]
+        if facts["provenance"] == Provenance.ESTIMATED or not added:
             continue
         seconds = [item["window_seconds"] for item in told]
         cells = [_percent(item[column]) for column in ("single", "phase") for item in told]
@@ -160,7 +163,7 @@ def _advice(diagnosis: dict[str, Any]) -> list[str]:
         if item["commands"]:
             lines += ["", *item["commands"], ""]
         if item["applies"]:
-            lines.append(_wrap(f"All of it at once, after a question: {APPLY}", indent="   "))
+            lines += ["   All of it at once, after a question:", "", APPLY, ""]
         lines.append(f"   docs: {item['page']}")
         parts.append("\n".join(lines))
     return parts
@@ -205,5 +208,10 @@ def _percent(ratio: float | None) -> str:
 
 def _wrap(text: str, indent: str = "") -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        # Paths have hyphens; only one that is longer than a line is broken.
+        break_on_hyphens=False,
     )

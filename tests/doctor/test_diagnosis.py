@@ -60,7 +60,8 @@ def test_a_machine_with_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     package = domains["package-0"]
     assert package["moves"]
     assert package["used"]
-    assert package["measured_period_seconds"] is None or 0.0009 < package["measured_period_seconds"] < 0.05
+    # A busy machine refreshes the files late, and reads them late.
+    assert package["measured_period_seconds"] is None or 0.0003 < package["measured_period_seconds"] < 0.1
     assert [item["window_seconds"] for item in package["expected_error"]] == [0.01, 0.1, 10.0]
     assert package["wrap_horizon_seconds"] > 60
     assert domains["psys"]["ignored_because"] == "contains the others"
