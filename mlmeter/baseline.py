@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlmeter import __version__
 from mlmeter.energy.idle_power import IdlePower
 from mlmeter.errors import ArgumentError, RunFileError
-from mlmeter.measurement import Domain
+from mlmeter.measurement import Domain, Provenance
 
 SCHEMA_VERSION = 1
 AUTO = "auto"
@@ -88,6 +89,7 @@ class Baseline:
         seconds: how long.
         domains: by id of the domain.
         remarks: what was not as idle as it should be.
+        version: of mlmeter; another one can estimate differently.
     """
 
     machine: Machine
@@ -95,6 +97,15 @@ class Baseline:
     seconds: float
     domains: Mapping[str, StoredIdlePower]
     remarks: tuple[str, ...] = ()
+    version: str = __version__
+
+    def powers(self) -> dict[str, IdlePower]:
+        """Return the idle powers by id of the domain; of estimates only those of this version's formula."""
+        return {
+            identity: item.power
+            for identity, item in self.domains.items()
+            if item.provenance != Provenance.ESTIMATED or self.version == __version__
+        }
 
     def objections(self, machine: Machine, now: datetime) -> list[str]:
         """Say why this baseline does not hold on `machine` at the time `now`; nothing if it does."""
@@ -115,6 +126,7 @@ class Baseline:
         """Return what is written to the file."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "mlmeter": self.version,
             "machine": asdict(self.machine),
             "measured_at": self.measured_at.isoformat(timespec="seconds"),
             "seconds": self.seconds,
@@ -171,6 +183,7 @@ def read(path: Path) -> Baseline:
             machine=Machine(**document["machine"]),
             measured_at=measured_at if measured_at.tzinfo else measured_at.replace(tzinfo=UTC),
             seconds=float(document["seconds"]),
+            version=str(document["mlmeter"]),
             remarks=tuple(map(str, document["remarks"])),
             domains={str(name): _stored(item) for name, item in document["domains"].items()},
         )
@@ -265,8 +278,7 @@ def baseline_facts(
         "seconds": baseline.seconds,
     }
     notes = [f"baseline of {day}: {remark}" for remark in baseline.remarks]
-    powers = {identity: item.power for identity, item in baseline.domains.items()}
-    return _used(powers, domains, facts, notes)
+    return _used(baseline.powers(), domains, facts, notes)
 
 
 def _used(

@@ -256,6 +256,8 @@ def _apply_rule(*, yes: bool) -> None:
         apply(steps, around)
     except ApplyError as error:
         raise click.ClickException(str(error)) from error
+    if surroundings_of().closed:
+        raise click.ClickException("all steps were done, but the counters are still closed: is udev running?")
     click.echo(f"\nDone. {around.user} reads the counters after logging in again; check with mlmeter doctor.")
 
 

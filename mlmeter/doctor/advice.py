@@ -175,8 +175,9 @@ def _virtual_machine(around: Surroundings) -> Advice:
 
 def _driver(around: Surroundings) -> Advice:
     module = "intel_rapl_msr"
-    if around.vendor not in (None, "GenuineIntel", "AuthenticAMD", "HygonGenuine"):
-        why = f"the kernel has no energy counters for processors of {around.vendor}"
+    if around.vendor not in ("GenuineIntel", "AuthenticAMD", "HygonGenuine"):
+        # Others, such as Arm's, have no vendor_id at all.
+        why = f"the kernel has no RAPL counters for this processor ({around.vendor or 'not Intel or AMD'})"
         return Advice(name="no-counters", gives="measured CPU energy", kinds=("cpu",), why=why, where=HOST)
     return Advice(
         name="rapl-driver",

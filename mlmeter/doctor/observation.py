@@ -18,6 +18,7 @@ ENOUGH_CHANGES, ENOUGH_SECONDS = 100, 0.25
 SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.0003, 0.01
 READS_PER_PERIOD = 20
 STUCK_PERIODS = 5
+MOST_GAUGE_PERIODS = 2
 # Energy per step of known counters: joules, binary parts of a joule, the 15.3 uJ of server DRAM, millijoules.
 STEPS_JOULES = (1.0, *sorted((15.3e-6, 1e-3, *(2.0**-n for n in range(3, 17))), reverse=True))
 FEWEST_CHANGES = 8
@@ -123,6 +124,9 @@ def _observation(domain: Domain, series: _Series) -> Observation:
     )
     found.period_seconds = refresh_period(series.after, series.before)
     if domain.watts_per_count is not None:
+        # Constant power shows no refreshes.
+        if (found.period_seconds or 0.0) > MOST_GAUGE_PERIODS * domain.update_period_seconds:
+            found.period_seconds = None
         found.watts = series.total / series.readings * domain.watts_per_count
     elif domain.joules_per_count is not None and len(series.steps) > 1:
         # From refresh to refresh: the parts of a period at both ends would be missing.

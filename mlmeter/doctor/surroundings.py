@@ -118,9 +118,9 @@ def surroundings_of(
         is_root=is_root,
         zones=tuple(_zones(powercap, is_root=is_root)),
         paranoid=int(paranoid) if paranoid.lstrip("-").isdigit() else None,
-        power_events=(folder / "sys/bus/event_source/devices/power/events/energy-pkg").exists(),
+        power_events=_exists(folder / "sys/bus/event_source/devices/power/events/energy-pkg"),
         gpus=tuple(_gpus(folder)),
-        rule=(folder / RULE_FILE).exists(),
+        rule=_exists(folder / RULE_FILE),
         root=folder,
     )
 
@@ -142,15 +142,19 @@ def _zones(powercap: Path, *, is_root: bool) -> list[ZoneFile]:
         if ":" not in label:
             continue
         counter = powercap / label / "energy_uj"
-        state = _state(counter, is_root=is_root) if counter.exists() else "hidden"
+        state = _state(counter, is_root=is_root) if _exists(counter) else "hidden"
         found.append(ZoneFile(label, _text(powercap / label / "name").strip(), state))
     return found
 
 
 def _state(counter: Path, *, is_root: bool) -> str:
+    try:
+        mode = counter.stat().st_mode
+    except OSError:
+        return "closed"
     if not os.access(counter, os.R_OK):
         return "closed"
-    if counter.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
         return "readable"
     if is_root:
         return "root only"
@@ -162,7 +166,7 @@ def _container(folder: Path, environment: Mapping[str, str]) -> str | None:
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "Kubernetes"
     for file, runtime in RUNTIME_FILES.items():
-        if (folder / file).exists():
+        if _exists(folder / file):
             return runtime
     # Of the mounts only that of the root folder tells: a host has those of its containers, too.
     mounts = [line for line in _text(folder / "proc/self/mountinfo").splitlines() if " / / " in line]
@@ -192,6 +196,16 @@ def _gpus(folder: Path) -> list[str]:
         if vendor is not None and _text(device / "class").startswith("0x03") and vendor not in found:
             found.append(vendor)
     return found
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; one in a folder that is closed to us may be there."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _text(path: Path) -> str:

@@ -20,14 +20,19 @@ from tests.doctor.machines import with_zones, write
 class Runner:
     """Notes commands instead of running them; fails at one if told to."""
 
-    def __init__(self, fails_at: str | None = None) -> None:
+    def __init__(self, fails_at: str | None = None, opens: Path | None = None) -> None:
         self.commands: list[tuple[str, ...]] = []
         self._fails_at = fails_at
+        # Whose counters udev opens, as the rule says.
+        self._opens = opens
 
     def __call__(self, command: Sequence[str]) -> None:
         self.commands.append(tuple(command))
         if self._fails_at in command:
             raise OSError("no such program")
+        if self._opens is not None and "trigger" in command:
+            for counter in self._opens.glob("sys/devices/virtual/powercap/**/energy_uj"):
+                counter.chmod(0o440)
 
 
 @pytest.fixture
@@ -97,10 +102,15 @@ def test_a_container_is_refused(root: Path) -> None:
 
 
 def invoke(
-    monkeypatch: pytest.MonkeyPatch, around: Surroundings, *arguments: str, stdin: str = ""
+    monkeypatch: pytest.MonkeyPatch,
+    root: Path,
+    *arguments: str,
+    stdin: str = "",
+    is_root: bool = True,
+    udev: bool = True,
 ) -> tuple[Result, Runner]:
-    runner = Runner()
-    monkeypatch.setattr(surroundings, "surroundings_of", lambda: around)
+    runner = Runner(opens=root if udev else None)
+    monkeypatch.setattr(surroundings, "surroundings_of", lambda: machine(root, is_root=is_root))
     monkeypatch.setattr(application, "_run", runner)
     monkeypatch.setattr(application, "PROGRAMS", ())
     return CliRunner().invoke(cli.main, ["doctor", "--apply", *arguments], input=stdin), runner
@@ -109,7 +119,7 @@ def invoke(
 @pytest.mark.parametrize(("stdin", "code", "done"), [("y\n", 0, True), ("n\n", 1, False), ("", 1, False)])
 def test_it_asks(root: Path, monkeypatch: pytest.MonkeyPatch, stdin: str, code: int, done: bool) -> None:
     """Only a yes does it; no answer is no."""
-    result, runner = invoke(monkeypatch, machine(root), stdin=stdin)
+    result, runner = invoke(monkeypatch, root, stdin=stdin)
     assert (result.exit_code, bool(runner.commands)) == (code, done)
     assert (root / RULE_FILE).exists() is done
     assert "udevadm trigger --subsystem-match=powercap" in result.output
@@ -117,15 +127,22 @@ def test_it_asks(root: Path, monkeypatch: pytest.MonkeyPatch, stdin: str, code: 
 
 def test_yes_does_not_ask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For scripts; what is done is printed all the same."""
-    result, runner = invoke(monkeypatch, machine(root), "--yes")
+    result, runner = invoke(monkeypatch, root, "--yes")
     assert result.exit_code == 0, result.output
     assert all(" ".join(command) in result.output for command in runner.commands)
     assert RULE in result.output
 
 
+def test_counters_that_stay_closed_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All commands succeeded, and the counters are as before: code 1, not "done"."""
+    result, _ = invoke(monkeypatch, root, "--yes", udev=False)
+    assert result.exit_code == 1
+    assert "still closed" in result.output
+
+
 def test_a_user_gets_the_commands_with_sudo(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code 1, nothing done."""
-    result, runner = invoke(monkeypatch, machine(root, is_root=False), "--yes")
+    result, runner = invoke(monkeypatch, root, "--yes", is_root=False)
     assert (result.exit_code, runner.commands) == (1, [])
     assert "sudo groupadd --force --system rapl" in result.output
     assert "Nothing was done" in result.output
@@ -134,7 +151,7 @@ def test_a_user_gets_the_commands_with_sudo(root: Path, monkeypatch: pytest.Monk
 def test_nothing_to_apply_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script may call it on every machine."""
     with_zones(tmp_path, CLIENT)
-    result, runner = invoke(monkeypatch, machine(tmp_path), "--yes")
+    result, runner = invoke(monkeypatch, tmp_path, "--yes")
     assert (result.exit_code, runner.commands) == (0, [])
     assert "Nothing to apply" in result.output
 

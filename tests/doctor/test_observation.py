@@ -47,6 +47,18 @@ def test_a_counter_that_stands_still_is_stuck() -> None:
     assert power.watts == pytest.approx(60)
 
 
+def test_power_that_hardly_changes_tells_no_period() -> None:
+    """Seldom changes of a gauge are changes of the load, not refreshes."""
+    clock = FakeClock()
+    gauge = fake_domain(
+        joules_per_count=None, watts_per_count=1e-3, provenance="derived", update_period_seconds=0.02
+    )
+    backend = FakeBackend([gauge], [lambda now: 60_000 + now // 100_000_000], clock)
+    (seen,) = observe(backend, backend.open(), clock)
+    assert seen.changes > 5
+    assert seen.period_seconds is None
+
+
 def test_a_counter_that_wraps_has_a_power() -> None:
     """The wrap is no negative power."""
     clock = FakeClock()

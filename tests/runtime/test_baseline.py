@@ -209,6 +209,19 @@ def test_another_kernel_is_told(root: Path, tmp_path: Path) -> None:
     assert (facts, "kernel Linux 3.2" in note) == (None, True)
 
 
+def test_an_estimate_of_another_version_is_not_used(root: Path, tmp_path: Path) -> None:
+    """Another version can have another formula; what was measured stays."""
+    baseline = baseline_of(root, version="0.0.1")
+    (estimate,) = (replace(item, provenance="estimated") for item in baseline.domains.values())
+    path = tmp_path / "baseline.json"
+    store(replace(baseline, domains={**baseline.domains, "cpu:estimate": estimate}), path)
+    domains = [fake_domain(), fake_domain(name="cpu-estimate", id="cpu:estimate")]
+    facts, (note,) = baseline_facts(path, domains, NOW, root)
+    assert facts is not None
+    assert set(facts["domains"]) == {"fake-0"}
+    assert "cpu-estimate" in note
+
+
 @pytest.mark.parametrize(("days", "used"), [(OLDEST_DAYS - 1, True), (OLDEST_DAYS + 1, False), (-2, False)])
 def test_age(root: Path, tmp_path: Path, days: float, used: bool) -> None:
     """Old ones and those of the future are not used."""
