@@ -12,7 +12,7 @@ import pytest
 
 import mlmeter
 from mlmeter import cli, errors
-from mlmeter.doctor.advice import Advice
+from mlmeter.doctor.advice import RULE, Advice
 from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.recording import TABLES
@@ -185,3 +185,9 @@ def test_keys_of_doctor_are_on_the_cli_page() -> None:
             assert f"`{key}`" in text
     for key in (*Advice.__dataclass_fields__, "window_seconds", "single", "phase"):
         assert f"`{key}`" in text
+
+
+def test_the_rule_of_doctor_is_that_of_the_page() -> None:
+    """What doctor writes is what the how-to explains, word for word."""
+    text = (REFERENCE.parent / "how-to" / "read-rapl-without-root.md").read_text(encoding="utf-8")
+    assert "".join(f"   {line}\n" for line in RULE.splitlines()) in text

@@ -37,15 +37,6 @@ def test_closed_counters_get_the_group_and_the_rule(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_the_rule_is_that_of_the_page() -> None:
-    """What doctor writes is what the how-to explains, word for word."""
-    from mlmeter.doctor.advice import RULE
-
-    page = Path(__file__).parents[2] / "docs/how-to/read-rapl-without-root.md"
-    indented = "".join(f"   {line}\n" for line in RULE.splitlines())
-    assert indented in page.read_text(encoding="utf-8")
-
-
 def test_root_sees_what_others_do_not(tmp_path: Path) -> None:
     """Root reads the counters already; the rule is for the others and promises no new kind."""
     with_zones(tmp_path, UNREADABLE)
