@@ -1,4 +1,4 @@
-"""The command line: demo, run, doctor, report.
+"""The command line: demo, run, baseline, doctor, report.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from mlmeter.errors import MLMeterError, MLMeterWarning
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
+    from mlmeter.baseline import Baseline, Machine
     from mlmeter.measurement import Energy
     from mlmeter.session import Session
 
@@ -134,13 +136,129 @@ def run(
 
 
 @main.command()
+@click.option(
+    "--seconds", type=click.FloatRange(10), default=60.0, show_default=True, help="How long to measure."
+)
+@click.option("--backends", help="Comma-separated sources; by default the best.")
+@click.option("--force", is_flag=True, help="Measure and store although the machine is not idle.")
+@click.option("--show", is_flag=True, help="Print the stored baseline, measure nothing.")
+@click.option("--clear", is_flag=True, help="Forget the stored baseline, measure nothing.")
 @json_option
-def doctor(*, as_json: bool) -> None:
-    """Say what can be metered here, from where, how well, and what would give more."""
-    from mlmeter.doctor import diagnose, report_text
+def baseline(
+    seconds: float, backends: str | None, *, force: bool, show: bool, clear: bool, as_json: bool
+) -> None:
+    """Measure the idle power of this machine, so that runs tell energy above idle.
+
+    Let the machine rest first: no training, no browser. Later runs on this machine use what was
+    measured for 30 days, as long as kernel and GPU drivers stay the same.
+    """
+    from mlmeter.baseline import Machine, baseline_path, read, store
+    from mlmeter.report.idle_table import baseline_text
+
+    if show and clear:
+        raise click.UsageError("--show and --clear exclude each other")
+    machine = Machine.of_root()
+    path = baseline_path(machine)
+    try:
+        if clear:
+            path.unlink(missing_ok=True)
+            click.echo(f"no baseline is stored any more: {path}", err=True)
+            return
+        found = read(path) if show else _measured_baseline(seconds, backends, machine, force=force)
+        if not show:
+            store(found, path)
+            click.echo(f"stored: {path}", err=True)
+    except (MLMeterError, OSError) as error:
+        hint = "; measure one with `mlmeter baseline`" if show and not path.exists() else ""
+        raise click.ClickException(f"{error}{hint}") from error
+    objections = found.objections(machine, datetime.now(UTC))
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else baseline_text(found, objections))
+
+
+def _measured_baseline(seconds: float, backends: str | None, machine: Machine, *, force: bool) -> Baseline:
+    """Measure, or end with code 1 where the machine is not idle."""
+    import time
+
+    from mlmeter import idle
+    from mlmeter.meter import EnergyMeter
+
+    load = idle.Load()
+    names = backends.split(",") if backends else None
+    try:
+        meter = EnergyMeter("idle baseline", phase="idle", backends=names, baseline=None)
+    except MLMeterError as error:
+        raise click.UsageError(str(error)) from error
+    remarks = [] if force else idle.look(load, time.sleep)
+    if not remarks:
+        found = idle.measure(meter, seconds, load=load, wait=time.sleep, progress=_progress, machine=machine)
+        if not found.domains:
+            raise click.ClickException(
+                "no energy can be read here, so there is no idle power: see mlmeter doctor"
+            )
+        if force or not found.remarks:
+            return found
+        remarks = list(found.remarks)
+    text = "; ".join(remarks)
+    raise click.ClickException(
+        f"the machine is not idle: {text}. Nothing was stored. Stop what is running, or use --force"
+    )
+
+
+@main.command()
+@click.option("--apply", "apply_it", is_flag=True, help="Let a group read the CPU's counters; asks first.")
+@click.option("--yes", is_flag=True, help="With --apply: do not ask.")
+@require_measured_option
+@json_option
+def doctor(*, apply_it: bool, yes: bool, require_measured: bool, as_json: bool) -> None:
+    """Say what can be metered here, from where, how well, and what would give more.
+
+    Reads every source for a second. Changes nothing, but for --apply: that prints the commands for
+    the group and the udev rule of the CPU's counters, asks, and does exactly these.
+    """
+    if apply_it and (as_json or require_measured):
+        raise click.UsageError("--apply goes with --yes only")
+    if yes and not apply_it:
+        raise click.UsageError("--yes goes with --apply only")
+    if apply_it:
+        _apply_rule(yes=yes)
+        return
+    from mlmeter.doctor.diagnosis import diagnose
+    from mlmeter.doctor.text import report_text
 
     diagnosis = diagnose()
     click.echo(json.dumps(diagnosis, indent=1) if as_json else report_text(diagnosis))
+    verdict = diagnosis["verdict"]
+    if require_measured and not (verdict["measured"] or verdict["derived"]):
+        sys.exit(NOT_MEASURED)
+
+
+def _apply_rule(*, yes: bool) -> None:
+    """Print what will be done, ask, and do it; end with code 1 where that is not possible."""
+    from mlmeter.doctor.application import ApplyError, apply, commands_text, plan
+    from mlmeter.doctor.surroundings import surroundings_of
+
+    around = surroundings_of()
+    try:
+        steps = plan(around)
+        if not steps:
+            click.echo("Nothing to apply: no counter of the CPU is closed here. See mlmeter doctor.")
+            return
+        if not around.is_root:
+            command = f"sudo {sys.executable} -m mlmeter doctor --apply"
+            click.echo(f"{commands_text(around)}\n\nNothing was done: this needs root.")
+            click.echo(f"Type the above, or: {command}")
+            sys.exit(1)
+        click.echo("As root:\n")
+        for step in steps:
+            click.echo(step.text)
+        if not yes:
+            click.confirm("\nDo this now?", abort=True)
+        apply(steps, around)
+    except ApplyError as error:
+        raise click.ClickException(str(error)) from error
+    if surroundings_of().closed:
+        raise click.ClickException("all steps were done, but the counters are still closed: is udev running?")
+    click.echo(f"\nDone. {around.user} reads the counters after logging in again; check with mlmeter doctor.")
 
 
 @main.command()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlmeter.bursts import burst_rows
+from mlmeter.dynamic_energy import DynamicEnergy, idle_powers
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.energy.windows import hulls
 from mlmeter.recording import TOTAL, Recording, Resolution, Run
@@ -81,6 +82,7 @@ def phases_table(recording: Recording) -> Table:
     units = {unit: counts for unit, counts in _units_by_phase(recording).items() if counts.any()}
     blocks = []
     sessions = {domain: columns for domain, _, columns in resolution.by_domain(TOTAL)}
+    dynamic = DynamicEnergy(recording, "phases") if idle_powers(recording) else None
     for domain, kind, energies in resolution.by_domain("phases"):
         joules = energies["energy_joules"]
         seconds = _phase_seconds(resolution, domain)
@@ -97,6 +99,7 @@ def phases_table(recording: Recording) -> Table:
                 # Of a whole that is not known, no share is.
                 "share_ratio": _ratio(joules, np.full(count, _known(sessions[domain]))),
                 **_unit_columns(joules, units),
+                **(dynamic.columns(domain, energies) if dynamic else {}),
             }
         )
     return _join("phases", blocks)
@@ -108,6 +111,7 @@ def windows_table(recording: Recording) -> Table:
     units = _units_by_window(recording)
     blocks = []
     for scope in ("exclusive", "inclusive"):
+        dynamic = DynamicEnergy(recording, scope) if idle_powers(recording) else None
         for domain, kind, energies in recording.resolution.by_domain(scope):
             count = len(facts["window"])
             here = {**facts, **_times_of_windows(_base(recording.resolution, domain))}
@@ -122,6 +126,7 @@ def windows_table(recording: Recording) -> Table:
                     **energies,
                     **right,
                     **_unit_columns(energies["energy_joules"], units),
+                    **(dynamic.columns(domain, energies) if dynamic else {}),
                 }
             )
     return _join("windows", blocks)

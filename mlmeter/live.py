@@ -13,10 +13,12 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
 from mlmeter.device_time.cuda import initialised_cuda
 from mlmeter.device_time.events import DeviceEvents
@@ -77,7 +79,9 @@ class LiveSession:
         on_window: Callable[[Window], object] | None,
         facts: Mapping[str, Any],
         sampler: Sampler,
+        baseline: baselines.Given = None,
     ) -> None:
+        self._baseline = baseline
         self.log = WindowLog()
         self.running = False
         self.base_phase = base_phase
@@ -129,6 +133,7 @@ class LiveSession:
         self.running = True
         self._look_at_device()
         self._report_sources(found.notes)
+        self._take_baseline()
 
     def stop(self) -> None:
         """End the session; harmless when it has ended or never began."""
@@ -296,6 +301,16 @@ class LiveSession:
         elif estimated:
             text = f"{', '.join(estimated)}: estimated from load, not measured; see `mlmeter doctor`"
             self._warn("estimate", text, EstimateWarning)
+
+    def _take_baseline(self) -> None:
+        """Write the idle powers that this session uses into its facts."""
+        domains = [domain for source in self._sources for domain in source.domains]
+        now = datetime.fromtimestamp(self._start_wall_ns / 1e9, UTC)
+        facts, notes = baselines.baseline_facts(self._baseline, domains, now)
+        if facts is not None:
+            self._facts = {**self._facts, "baseline": facts}
+        for note in notes:
+            self.remark("note", note)
 
     def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
         self.remark(kind, text)

@@ -9,12 +9,13 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
@@ -144,6 +145,10 @@ class EnergyMeter(WindowMethods):
             and if a GPU is metered; ``"events"``: the same also if none is; ``"device"``: wait
             for the device at both edges of each window, and for the results of functions that
             use JAX; ``"none"``: not at all; or a function to call at both edges.
+        baseline: idle power, for energy above idle. ``"auto"``: what `mlmeter baseline` has stored
+            for this machine, if anything; a path of such a file; watts by name or id of domains,
+            such as ``{"gpu-0": 62.5}``, or with a standard uncertainty ``{"gpu-0": (62.5, 3.0)}``;
+            None for none. One that does not fit the machine is not used, and an event says so.
 
     Attributes:
         run_directory: where the last run was written; None if nowhere.
@@ -173,6 +178,7 @@ class EnergyMeter(WindowMethods):
         output_dir: str | os.PathLike[str] | None = None,
         on_window: Callable[[Window], object] | None = None,
         sync: Callable[[], object] | str | None = None,
+        baseline: str | os.PathLike[str] | Mapping[str, Any] | None = baselines.AUTO,
         sampler: Sampler | None = None,
     ) -> None:
         if name is not None and not _is_text(name):
@@ -189,6 +195,7 @@ class EnergyMeter(WindowMethods):
         self._output_dir = _checked_directory(output_dir)
         self._on_window = on_window
         self._sync = _checked_sync(sync)
+        self._baseline = baselines.checked(baseline)
         self._sampler = sampler
         self._token: Token[EnergyMeter | None] | None = None
         self._lock = threading.RLock()
@@ -283,6 +290,7 @@ class EnergyMeter(WindowMethods):
             on_window=self._on_window,
             facts=facts,
             sampler=self._sampler or shared_sampler(),
+            baseline=self._baseline,
         )
 
     def _leave_context(self) -> None:

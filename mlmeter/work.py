@@ -40,6 +40,12 @@ RESERVED_NAMES = frozenset(
         "mean_energy_joules",
         "mean_power_watts",
         "share_ratio",
+        "idle_joules",
+        "dynamic_joules",
+        "dynamic_low_joules",
+        "dynamic_high_joules",
+        "sigma_dynamic_joules",
+        "above_idle",
     }
 )
 RATE_PREFIX = "joules_per_"

@@ -6,6 +6,7 @@ import html
 import textwrap
 from typing import Any
 
+from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.frame import build_table, unread_reason
 from mlmeter.measurement import Provenance
 from mlmeter.recording import TOTAL, Recording
@@ -22,6 +23,9 @@ HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "wat
 def summary_text(recording: Recording) -> str:
     """Return the summary as text of at most 80 columns."""
     parts = [_title(recording), table(HEADER, _phase_rows(recording), left=2)]
+    above = _above_idle_rows(recording)
+    if above:
+        parts.append(table(("phase", "domain", "idle J", "above idle J", "95 % interval"), above, left=2))
     units = _unit_rows(recording)
     if units:
         header = ("window", "unit", "count", "joules each", "95 % interval")
@@ -97,6 +101,31 @@ def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
+    """Energy above idle of phases and the session, where a baseline is known."""
+    if not idle_powers(recording):
+        return []
+    records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
+    dynamic = DynamicEnergy(recording, TOTAL)
+    for domain, _, energies in recording.resolution.by_domain(TOTAL):
+        columns = dynamic.columns(domain, energies)
+        session = {name: column[0] for name, column in columns.items()}
+        records.append({"phase": "session", "domain": domain, **session})
+    single = len(recording.domains) == 1
+    shown = [r for r in records if r["above_idle"] is not None and (r["domain"] == TOTAL) is not single]
+    some = [r for r in records if r["above_idle"] is not None and r["domain"] != TOTAL]
+    return [
+        (
+            shorten(record["phase"], 14),
+            shorten(record["domain"], 14),
+            number(record["idle_joules"]),
+            number(record["dynamic_joules"]) if record["above_idle"] else NOT_DISTINGUISHABLE,
+            interval(record["dynamic_low_joules"], record["dynamic_high_joules"]),
+        )
+        for record in (shown or some)[-MOST_PHASES:]
+    ]
+
+
 def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
@@ -136,6 +165,10 @@ def _notes(recording: Recording) -> list[str]:
         inside = f" (part of {domain.parent}, not added)" if domain.parent else ""
         alone = " (never added to a total)" if domain.kind in ("psys", "machine") else ""
         notes.append(f"{domain.name}: {what}, source {domain.source}{inside}{alone}")
+    if idle_powers(recording):
+        facts = recording.run.facts["baseline"]
+        when = f"measured {facts['measured_at']}" if "measured_at" in facts else "as given"
+        notes.append(f"above idle: energy less idle power x time; idle power {when}")
     if not recording.domains:
         notes.append("No energy could be read on this machine: times only. Try `mlmeter doctor`.")
     notes.extend(

@@ -12,6 +12,8 @@ import pytest
 
 import mlmeter
 from mlmeter import cli, errors
+from mlmeter.doctor.advice import RULE, Advice
+from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.recording import TABLES
 from mlmeter.report.runs_file import run_row
@@ -171,3 +173,21 @@ def test_every_table_has_a_section() -> None:
     headings = set(re.findall(r"^## (\w+)$", page("csv-schema.md"), re.MULTILINE))
     assert set(TABLES) == headings
     assert all(callable(getattr(Session, name)) for name in TABLES)
+
+
+def test_keys_of_doctor_are_on_the_cli_page() -> None:
+    """Every key of the JSON is named, the first level in a table."""
+    diagnosis = diagnose(look_seconds=0.01)
+    text = section(page("cli.md"), "The JSON of doctor")
+    assert first_cells(text) == list(diagnosis)
+    for part in (diagnosis["machine"], diagnosis["verdict"], *diagnosis["sources"], *diagnosis["domains"]):
+        for key in part:
+            assert f"`{key}`" in text
+    for key in (*Advice.__dataclass_fields__, "window_seconds", "single", "phase"):
+        assert f"`{key}`" in text
+
+
+def test_the_rule_of_doctor_is_that_of_the_page() -> None:
+    """What doctor writes is what the how-to explains, word for word."""
+    text = (REFERENCE.parent / "how-to" / "read-rapl-without-root.md").read_text(encoding="utf-8")
+    assert "".join(f"   {line}\n" for line in RULE.splitlines()) in text

@@ -1,0 +1,1 @@
+"""What can be metered on this machine, from where, how well, and what would give more."""

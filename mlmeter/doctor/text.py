@@ -1,0 +1,217 @@
+"""The diagnosis as a page for terminals: what is measured, what would give more, then the details."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from mlmeter.doctor.advice import APPLY
+from mlmeter.doctor.surroundings import UNKNOWN
+from mlmeter.measurement import Provenance
+from mlmeter.report.text import number, shorten, table
+
+WIDTH = 80
+LABEL_WIDTH = 14
+NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+# Smaller errors are not worth a number: the sensor's gain is worse.
+SMALLEST_PERCENT = 0.1
+LONGEST_FIRST = 50
+
+
+def report_text(diagnosis: dict[str, Any]) -> str:
+    """Return the diagnosis as text of at most 80 columns, commands of remedies excepted."""
+    parts = [_head(diagnosis), _sources(diagnosis)]
+    if diagnosis["domains"]:
+        parts += [_domains(diagnosis), _errors(diagnosis)]
+    if diagnosis["notes"]:
+        parts.append("\n".join(["Notes", *(_wrap(f"- {note}") for note in diagnosis["notes"])]))
+    parts += _advice(diagnosis)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(diagnosis: dict[str, Any]) -> str:
+    """The first lines: the machine, what is worth what, and the first thing to do."""
+    machine, verdict = diagnosis["machine"], diagnosis["verdict"]
+    facts = [machine["cpu"] or "unknown processor", NAMES.get(machine["system"], machine["system"])]
+    if machine["container"]:
+        facts.append(f"container ({machine['container']})")
+    if machine["hypervisor"]:
+        known = machine["hypervisor"] != UNKNOWN
+        facts.append(f"virtual machine ({machine['hypervisor']})" if known else "virtual machine")
+    lines = [_wrap(f"mlmeter doctor: {', '.join(facts)}"), ""]
+    words = {
+        "measured": "MEASURED",
+        "derived": "FROM POWER",
+        "estimated": "ESTIMATED",
+        "missing": "NOT METERED",
+    }
+    for worth, word in words.items():
+        if verdict[worth]:
+            text = f"{', '.join(verdict[worth])}{_by(diagnosis, worth)}"
+            lines.append(_labelled(word, text))
+    first = next((item for item in diagnosis["advice"] if item["kinds"]), None)
+    if first is not None:
+        where = "" if first["where"] == "on this machine" else f", {first['where']}"
+        command = _first_command(first)
+        lines.append(_labelled("FOR MORE", f"{command}  ({first['gives']}{where})"))
+    return "\n".join([*lines, "", _wrap(verdict["text"])])
+
+
+def _first_command(advice: dict[str, Any]) -> str:
+    if advice["applies"]:
+        return APPLY
+    command = next(iter(advice["commands"]), "")
+    short = 0 < len(command) <= LONGEST_FIRST and "\n" not in command
+    return command if short else "see 1 at the end"
+
+
+def _by(diagnosis: dict[str, Any], worth: str) -> str:
+    used = [d for d in diagnosis["domains"] if d["used"] and d["counted"] and d["provenance"] == worth]
+    sources = list(dict.fromkeys(facts["source"] for facts in used))
+    if worth == Provenance.ESTIMATED:
+        low = min(facts["interval_low_ratio"] for facts in used)
+        high = max(facts["interval_high_ratio"] for facts in used)
+        return f"  (by a formula; the truth is {number(low, 2)} to {number(high, 2)} times the value)"
+    return f"  (by {', '.join(sources)})" if sources else ""
+
+
+def _labelled(label: str, text: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=f"  {label:{LABEL_WIDTH}}", subsequent_indent=" " * (LABEL_WIDTH + 2)
+    )
+
+
+def _sources(diagnosis: dict[str, Any]) -> str:
+    lines = ["Sources"]
+    for source in diagnosis["sources"]:
+        use = ", used" if source["used"] else ""
+        lines.append(_wrap(f"{source['source']}: {source['status']}{use}", indent="  "))
+        missing = [item for item in diagnosis["unavailable"] if item["source"] == source["source"]]
+        for item in missing:
+            lines.append(_wrap(item["reason"], indent="    "))
+            if item["remedy"]:
+                lines.append(_wrap(f"-> {item['remedy']}", indent="    "))
+    return "\n".join(lines)
+
+
+def _domains(diagnosis: dict[str, Any]) -> str:
+    header = ("domain", "source", "worth", "refreshed", "step", "wraps after", "in total")
+    rows = [
+        (
+            shorten(facts["domain"], 14),
+            shorten(facts["source"], 12),
+            facts["provenance"] if facts["moves"] else "STUCK" if facts["readable"] else "NOT READ",
+            _period(facts),
+            _step(facts),
+            _duration(facts["wrap_horizon_seconds"]),
+            "yes" if facts["used"] and facts["counted"] else "no",
+        )
+        for facts in diagnosis["domains"]
+    ]
+    lines = [table(header, rows, left=3)]
+    by_reason: dict[str, list[str]] = {}
+    for facts in diagnosis["domains"]:
+        if facts["ignored_because"]:
+            by_reason.setdefault(facts["ignored_because"], []).append(facts["domain"])
+    lines += [
+        _wrap(f"not in the total: {', '.join(names)} ({reason})") for reason, names in by_reason.items()
+    ]
+    if any(facts["measured_period_seconds"] for facts in diagnosis["domains"]):
+        lines.append("* measured just now; the others are what is known beforehand")
+    still = [facts["domain"] for facts in diagnosis["domains"] if facts["moves"] is False]
+    if still:
+        lines.append(
+            _wrap(
+                f"{', '.join(still)}: the counter did not move; a virtual machine shows such ones for nothing"
+            )
+        )
+    return "\n".join(lines)
+
+
+def _errors(diagnosis: dict[str, Any]) -> str:
+    """Expected errors of the domains that are added up; of an estimate its interval says all."""
+    rows = []
+    seconds: list[float] = []
+    for facts in diagnosis["domains"]:
+        told = facts["expected_error"]
+        added = facts["used"] and facts["counted"] and facts["moves"]
+        if facts["provenance"] == Provenance.ESTIMATED or not added:
+            continue
+        seconds = [item["window_seconds"] for item in told]
+        cells = [_percent(item[column]) for column in ("single", "phase") for item in told]
+        rows.append((shorten(facts["domain"], 16), *cells))
+    if not rows:
+        return ""
+    lengths = [_duration(length) for length in seconds]
+    head = "Expected error of one window (left), and of a phase of many such windows (right)"
+    body = table(("domain", *lengths, *lengths), rows)
+    foot = _wrap(
+        "One standard error, for windows of one name that differ by 15 %; the sensor's own gain (GPUs: "
+        "about 5 %) comes on top."
+    )
+    return f"{head}\n{body}\n{foot}"
+
+
+def _advice(diagnosis: dict[str, Any]) -> list[str]:
+    if not diagnosis["advice"]:
+        return []
+    parts = ["What would give more"]
+    for position, item in enumerate(diagnosis["advice"], 1):
+        lines = [_wrap(f"{position}. {item['gives']} ({item['where']})", indent="")]
+        lines.append(_wrap(item["why"], indent="   "))
+        # Flush left and without a prompt, so that the lines can be copied whole.
+        if item["commands"]:
+            lines += ["", *item["commands"], ""]
+        if item["applies"]:
+            lines += ["   All of it at once, after a question:", "", APPLY, ""]
+        lines.append(f"   docs: {item['page']}")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _period(facts: dict[str, Any]) -> str:
+    measured = facts["measured_period_seconds"]
+    return f"{_duration(measured)}*" if measured else _duration(facts["update_period_seconds"])
+
+
+def _step(facts: dict[str, Any]) -> str:
+    # Those of a formula say nothing.
+    estimated = facts["provenance"] == Provenance.ESTIMATED
+    return "-" if estimated else _joules(facts["measured_step_joules"] or facts["resolution_joules"])
+
+
+def _joules(joules: float | None) -> str:
+    if joules is None:
+        return "-"
+    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
+        if joules >= factor:
+            return f"{number(joules / factor, 2)} {unit}"
+    return f"{number(joules / 1e-9, 2)} nJ"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    for factor, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= factor:
+            return f"{number(seconds / factor, 2)} {unit}"
+    return f"{number(seconds * 1e3, 2)} ms"
+
+
+def _percent(ratio: float | None) -> str:
+    if ratio is None:
+        return "untold"
+    if 100 * ratio < SMALLEST_PERCENT:
+        return f"<{SMALLEST_PERCENT} %"
+    return f"{number(100 * ratio, 2)} %"
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        # Paths have hyphens; only one that is longer than a line is broken.
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,102 @@
+"""Energy above idle as further columns of the tables of phases and windows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlmeter.energy.baseline import DynamicEnergies, above_idle, sum_above_idle
+from mlmeter.energy.idle_power import IdlePower
+from mlmeter.energy.windows import add_to_enclosing
+from mlmeter.recording import TOTAL, Recording
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlmeter.energy.columns import Columns
+
+DYNAMIC_COLUMNS = (
+    "idle_joules",
+    "dynamic_joules",
+    "dynamic_low_joules",
+    "dynamic_high_joules",
+    "sigma_dynamic_joules",
+    "above_idle",
+)
+NOT_DISTINGUISHABLE = "not distinguishable from idle"
+
+
+class DynamicEnergy:
+    """Energies above idle of a recording, domain by domain in the order of its tables.
+
+    Args:
+        recording: whose manifest has a baseline.
+        spans: ``"phases"``, ``"exclusive"``, ``"inclusive"`` or ``"total"``.
+    """
+
+    def __init__(self, recording: Recording, spans: str) -> None:
+        self._recording, self._spans = recording, spans
+        self._powers = idle_powers(recording)
+        self._counted = {domain.name for domain, _ in recording.domains if domain.counted}
+        self._parts: dict[str, DynamicEnergies] = {}
+
+    def columns(self, domain: str, energies: Columns) -> Columns:
+        """Return the columns of a domain; those of the total are asked for last."""
+        energy = tuple(energies[name] for name in ("energy_joules", "low_joules", "high_joules"))
+        statistical, systematic = (
+            np.nan_to_num(energies[f"sigma_{kind}_joules"]) for kind in ("statistical", "systematic")
+        )
+        sigma = np.hypot(statistical, systematic)
+        value, low, high = energy
+        if domain == TOTAL:
+            if not self._counted or not self._counted <= set(self._parts):
+                return _unknown(len(value))
+            parts = [self._parts[name] for name in sorted(self._counted)]
+            return _columns(sum_above_idle(parts, (value, low, high), sigma))
+        if domain not in self._powers:
+            return _unknown(len(value))
+        seconds = self._seconds(domain)
+        metered = energies["coverage_ratio"] * seconds
+        found = above_idle((value, low, high), sigma, (metered, seconds), self._powers[domain])
+        self._parts[domain] = found
+        return _columns(found)
+
+    def _seconds(self, domain: str) -> NDArray[np.float64]:
+        """Return the time whose energy a row has; shared time counts by share."""
+        resolution = self._recording.resolution
+        base = resolution.bases.get(domain, resolution.host)
+        ownership, windows = base.ownership, base.windows
+        pieces = np.asarray(ownership.share_out(np.diff(ownership.edges)), dtype=np.float64)
+        if self._spans == TOTAL:
+            return np.array([pieces.sum()])
+        if self._spans == "inclusive":
+            return np.asarray(add_to_enclosing(windows, ownership, pieces[None, :])[0])
+        owner, size = ownership.owner, len(windows)
+        if self._spans == "phases":
+            owner, size = resolution.phase_of_window[owner], len(resolution.phases)
+        return np.asarray(np.bincount(owner, pieces, size), dtype=np.float64)
+
+
+def idle_powers(recording: Recording) -> dict[str, IdlePower]:
+    """Return the idle powers of the baseline in the manifest, by domain; none without one.
+
+    They are those of the whole machine, which energies of a part of it cannot be compared with.
+    """
+    facts: Any = recording.run.facts.get("baseline")
+    if not isinstance(facts, dict) or recording.run.facts.get("scope", "machine") != "machine":
+        return {}
+    return {name: IdlePower(**power) for name, power in facts["domains"].items()}
+
+
+def _columns(found: DynamicEnergies) -> Columns:
+    known = ~np.isnan(found.joules)
+    told = np.full(len(known), None, dtype=object)
+    told[known] = found.above_idle[known]
+    values = (found.idle, found.joules, found.low, found.high, np.where(known, found.sigma, np.nan), told)
+    return dict(zip(DYNAMIC_COLUMNS, values, strict=True))
+
+
+def _unknown(size: int) -> Columns:
+    columns: Columns = {name: np.full(size, np.nan) for name in DYNAMIC_COLUMNS[:-1]}
+    return {**columns, DYNAMIC_COLUMNS[-1]: np.full(size, None, dtype=object)}
