@@ -80,7 +80,7 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
         facts["provenance"],
         f"{number(1e3 * facts['update_period_seconds'], 3)} ms",
         "never" if wrap is None else f"{number(wrap, 3)} s",
-        ("yes" if facts["counted"] else "shown, not added") if facts["used"] else "no",
+        ("yes" if facts["counted"] else "shown") if facts["used"] else "no",
     )
 
 
