@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--groups", metavar="COLUMN", help="left out as a whole; default: processor models")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.data is not None and not options.data.is_file():
+        parser.error(f"--data: there is no file {options.data}")
     words = sys.argv[1:]
     if "--output" in words:
         place = words.index("--output")

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
@@ -297,6 +297,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=steps)
 def test_counters_never_fall_and_keep_to_their_maximum_power(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, list[float]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmeter.backends.cpu_power.facts import Facts, cpu_list, read_facts
@@ -226,6 +226,7 @@ def test_grace_has_its_memory_inside() -> None:
     assert not describe(MILAN).memory_in_package
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 64), min_size=1, max_size=20))
 def test_shares_of_guests_sum_to_the_host(sizes: list[int]) -> None:
     """Guests that fill a host exactly draw what the host draws."""

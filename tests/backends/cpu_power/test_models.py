@@ -51,7 +51,7 @@ machines = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(inputs=machines)
 def test_machine_power_is_positive_and_rises_with_load(inputs: MachineInputs) -> None:
     """However odd the machine is, its power is finite, above 0 and never falls with load."""
@@ -61,6 +61,7 @@ def test_machine_power_is_positive_and_rises_with_load(inputs: MachineInputs) ->
     assert curve.watts_at[-1] > curve.watts_at[0]
 
 
+@settings(deadline=None)
 @given(one=ratios, other=ratios)
 def test_machine_power_between_levels(one: float, other: float) -> None:
     """Between the levels of the fit power rises, too, and a level is met exactly."""
@@ -78,7 +79,7 @@ def test_loads_outside_are_taken_to_the_ends(load: float) -> None:
     assert curve.watts(min(max(load, 0), 1)) == curve.watts(load)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(inputs=machines, load=ratios)
 def test_machine_interval_contains_its_estimate(inputs: MachineInputs, load: float) -> None:
     """The 95 % interval contains the 68 % interval, and that the estimate."""
@@ -93,6 +94,7 @@ def test_machine_power_near_a_published_server() -> None:
     assert 400 < curve.watts(1) < 650
 
 
+@settings(deadline=None)
 @given(year=st.floats(2026, 3000))
 def test_years_beyond_the_fit_change_nothing(year: float) -> None:
     """A clock or a firmware that is wrong cannot carry the formula away."""

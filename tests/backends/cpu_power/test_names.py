@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmeter.backends.cpu_power.names import generation, is_client, model_key
@@ -96,6 +96,7 @@ def test_a_name_close_to_a_known_one_is_unknown() -> None:
     assert model_key("AMD EPYC 7763ZZ") not in processors()
 
 
+@settings(deadline=None)
 @given(name=st.text(max_size=80))
 def test_any_text_has_a_plain_key(name: str) -> None:
     """Whatever a firmware writes, a key has small letters, digits and plus signs only."""
