@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
-  bench-resolving bench-peers gpu-experiments build clean
+  bench-resolving bench-estimate bench-peers gpu-experiments build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -57,6 +57,9 @@ bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the spl
 
 bench-resolving: $(READY)-demo  ## measure what resolving up to a million windows costs
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/cost.py $(BENCH_ARGS)
+
+bench-estimate: $(READY)-demo  ## judge the CPU estimate against servers of known power
+	@$(BIN)/python benchmarks/accuracy/cpu_estimate.py $(BENCH_ARGS)
 
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)

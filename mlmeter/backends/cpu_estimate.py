@@ -1,42 +1,40 @@
-"""CPU energy without a counter: a formula of busy time, for machines where nothing measures it.
+"""CPU, memory and machine energy without a counter: formulas of load, where nothing measures it.
 
-The power of all CPU packages is taken as a share of their thermal design power (TDP)::
+The formulas and what they need are in `cpu_power`; this file reads busy times and clocks, and adds
+up power over time. Three domains, each marked as estimated and with an interval of its own:
 
-    P = S * (0.12 + 0.76 * u)        S = hardware threads * watts per thread
-
-with ``u`` the share of the threads' time that is busy. The shape is the fit of this project
-to package power measured with RAPL on 11 CPUs of the codecarbon (MIT) and Teads (Apache-2.0)
-load sweeps, made linear: energy is then a sum of elapsed and busy time, whatever happened
-between two readings.
+* ``cpu-estimate``: the processor packages, comparable with RAPL.
+* ``dram-estimate``: the memory modules, which are not inside the packages; not in virtual machines.
+* ``machine-estimate``: the whole server at the wall, without GPUs; it contains the other two and is
+  never added to them.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from mlmeter.backends.cpu_power.facts import Facts, clock_paths, core_threads, read_facts, read_ghz, read_text
+from mlmeter.backends.cpu_power.host import SHARE_SPREAD, Host, describe
+from mlmeter.backends.cpu_power.machine_model import MachineCurve, implied_tdp_watts, machine_curve
+from mlmeter.backends.cpu_power.package_model import (
+    RAM_SPREAD,
+    SPREAD,
+    UNKNOWN_FREQUENCY,
+    busy_core_ratio,
+    memory_watts,
+    package_watts,
+)
+from mlmeter.backends.cpu_power.spreads import Spread
+from mlmeter.backends.cpu_power.tables import coefficients
 from mlmeter.errors import ArgumentError, BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND
-
-IDLE_RATIO = 0.12
-BUSY_RATIO = 0.76
-
-# Published SPECpower_ssj2008 results, servers of 2017 and later: median 3.7 W at the wall per
-# hardware thread at full load (68 %: 1.8 to 4.5 W); about 80 % of it goes to the packages,
-# 3.0 W. The RAPL sweeps named above: 3.2 to 9.8 W per thread at full load. 3.8 W lies so
-# that the interval below holds as much of the one as of the other.
-WATTS_PER_THREAD = 3.8
-
-# Package power per thread differs by family (Turin 1, Skylake 3.3, Xeon 8252C 9.8 W at full
-# load) and rises faster than linearly at low load. The truth lies within a factor of 3 in
-# 94 % of the 114 RAPL points and in 94 % of the loads (idle, half, full) of 502 SPECpower
-# servers of 2017 and later. Desktops and laptops were not checked.
-INTERVAL_LOW_RATIO = 1 / 3
-INTERVAL_HIGH_RATIO = 3.0
 
 # The kernel counts CPU time in /proc/stat in units of 1/USER_HZ (proc_stat(5)): 10 ms.
 UPDATE_PERIOD_SECONDS = 0.01
@@ -44,32 +42,43 @@ UPDATE_PERIOD_SECONDS = 0.01
 # Guest time is part of user and nice on Linux. Not busy: idle and iowait, and steal, the time
 # in which the hypervisor ran somebody else. Elsewhere the missing fields are inside system.
 BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq")
+# Their places in a line of /proc/stat; 3, 4 and 7 are idle, iowait and steal.
+_BUSY_COLUMNS = (0, 1, 2, 5, 6)
+
+# A clock file costs tens of microseconds on a real machine, and clocks are wanted for a mean only.
+MOST_CLOCKS = 8
+CLOCK_PERIOD_SECONDS = 0.5
 
 _REMEDY = "Repair the installation with: python -m pip install --force-reinstall psutil"
 
 
 class CpuEstimateBackend:
-    """Estimates the energy of all CPU packages from the CPU times of the operating system.
+    """Estimates the energy of packages, memory and the whole machine from the load.
 
-    The figure is for the whole machine as the operating system sees it: CPU affinity and
-    container limits are ignored, a virtual machine counts its own threads only. Its counter
-    is an estimate to a factor of 3 and must never be mixed with measured energy unmarked.
+    The figures are for the whole machine as the operating system sees it: CPU affinity and
+    container limits are ignored; a virtual machine stands for its share of the threads of its
+    host. They are estimates and must never be mixed with measured energy unmarked.
 
     Args:
-        watts_per_thread: share of TDP of one hardware thread. Give the TDP of the processor
-            divided by its threads if it is known.
+        tdp_watts: thermal design power of one processor (socket); None: by its name.
+        share: part of the host that this virtual machine stands for, above 0, at most 1; None: its
+            threads / those of the host, as far as the processor's name tells them.
         now_ns: monotonic nanoseconds.
-        cpuinfo_path: where Linux tells the processor's name.
+        root: folder that holds ``proc`` and ``sys``.
+
+    Attributes:
+        host: after `open`, what the estimates rest on.
+        notes: after `open`, what was found and what was assumed, in words.
 
     Raises:
-        ArgumentError: `watts_per_thread` is not a positive finite number.
+        ArgumentError: `tdp_watts` is not a positive finite number, or `share` is not in 0..1.
 
     Example:
-        >>> backend = CpuEstimateBackend(watts_per_thread=280 / 128)  # EPYC 7763
-        >>> [domain] = backend.open()
-        >>> domain.provenance
-        <Provenance.ESTIMATED: 'estimated'>
-        >>> [reading] = backend.read()
+        >>> backend = CpuEstimateBackend(tdp_watts=280)  # EPYC 7763
+        >>> domains = backend.open()
+        >>> domains[0].name, str(domains[0].provenance)
+        ('cpu-estimate', 'estimated')
+        >>> readings = backend.read()
         >>> backend.close()
     """
 
@@ -78,120 +87,215 @@ class CpuEstimateBackend:
     def __init__(
         self,
         *,
-        watts_per_thread: float = WATTS_PER_THREAD,
+        tdp_watts: float | None = None,
+        share: float | None = None,
         now_ns: Callable[[], int] = time.perf_counter_ns,
-        cpuinfo_path: Path = Path("/proc/cpuinfo"),
+        root: Path = Path("/"),
     ) -> None:
-        if not (math.isfinite(watts_per_thread) and watts_per_thread > 0):
-            raise ArgumentError(f"watts_per_thread: expected a positive number, not {watts_per_thread!r}")
-        self._watts_per_thread = float(watts_per_thread)
+        if tdp_watts is not None and not (math.isfinite(tdp_watts) and tdp_watts > 0):
+            raise ArgumentError(f"tdp_watts: expected a positive number, not {tdp_watts!r}")
+        if share is not None and not 0 < share <= 1:
+            raise ArgumentError(f"share: expected a number above 0 and at most 1, not {share!r}")
+        self._tdp_watts = tdp_watts
+        self._share = share
         self._now_ns = now_ns
-        self._cpuinfo_path = cpuinfo_path
-        self._open = False
-        self._threads = 0
-        self._base_busy_seconds = 0.0
-        self._base_ns = self._last_ns = 0
-        self._last_count = 0
+        self._root = root
+        self.host: Host | None = None
+        self.notes: tuple[str, ...] = ()
+        self._power: _Power | None = None
 
     def open(self) -> Sequence[Domain]:
-        """Take the base of the counter, which starts at 0.
+        """Find out what the machine is and take the base of the counters, which start at 0.
 
         Raises:
-            BackendUnavailableError: psutil is missing or cannot tell CPU times or threads.
+            BackendUnavailableError: neither /proc/stat nor psutil tells CPU times or threads.
         """
         try:
-            threads = _hardware_threads()
-            base_busy_seconds = _busy_seconds()
+            busy = read_busy_seconds(self._root)
         except ImportError as error:
             reason = f"psutil cannot be imported ({error})"
             raise BackendUnavailableError(self.name, reason, _REMEDY) from error
         except Exception as error:  # psutil raises many types, from OSError to plain RuntimeError
             reason = f"psutil cannot read CPU times ({type(error).__name__}: {error})"
             raise BackendUnavailableError(self.name, reason, "Check that /proc is mounted") from error
-        if not threads:
+        if not busy:
             raise BackendUnavailableError(self.name, "the number of hardware threads is not known")
-        self._threads = threads
-        self._base_busy_seconds = base_busy_seconds
-        self._base_ns = self._last_ns = self._now_ns()
-        self._last_count = 0
-        self._open = True
-        return (self._domain(),)
+        facts = _with_threads(read_facts(self._root), len(busy))
+        self.host = describe(facts, tdp_watts=self._tdp_watts, share=self._share)
+        clocks = () if facts.virtual else clock_paths(self._root, MOST_CLOCKS)
+        self._power = _Power(self.host, facts, self._root, clocks)
+        self._domains = self._power.domains(self.name, facts.model_name or _platform_name())
+        self._counts = [0] * len(self._domains)
+        self._joules = [0.0] * len(self._domains)
+        self._busy = busy
+        self._last_ns = self._now_ns()
+        self.notes = _notes(self.name, self.host, known_clock=bool(clocks))
+        return self._domains
 
     def read(self) -> Sequence[Reading | Failure]:
-        """Return microjoules since `open`, or a failure that the next read may overcome."""
-        if not self._open:
+        """Return microjoules since `open`, or failures that the next read may overcome."""
+        if self._power is None:
             return ()
         begin_ns = self._now_ns()
         try:
-            busy_seconds = _busy_seconds() - self._base_busy_seconds
+            busy = read_busy_seconds(self._root)
         except Exception as error:  # psutil raises many types; the next read may succeed
             reason = f"psutil cannot read CPU times ({type(error).__name__}: {error})"
-            return (Failure(0, reason, lost=False, at_ns=begin_ns),)
+            return tuple(
+                Failure(position, reason, lost=False, at_ns=begin_ns) for position in range(len(self._counts))
+            )
         end_ns = self._now_ns()
-        elapsed_seconds = (end_ns - self._base_ns) * SECONDS_PER_NANOSECOND
-        count = math.floor(self._energy_joules(elapsed_seconds, busy_seconds) / JOULES_PER_MICROJOULE)
-        # A paused virtual machine gets its CPU times in one lump: the counter follows at full power.
-        step_seconds = (end_ns - self._last_ns) * SECONDS_PER_NANOSECOND + UPDATE_PERIOD_SECONDS
-        most = self._last_count + math.ceil(self._full_watts * step_seconds / JOULES_PER_MICROJOULE)
-        # CPU times go back when a CPU is taken offline; the counter waits for them.
-        self._last_count = max(self._last_count, min(count, most))
-        self._last_ns = end_ns
-        return (Reading(0, self._last_count, begin_ns, end_ns),)
+        elapsed_seconds = (end_ns - self._last_ns) * SECONDS_PER_NANOSECOND
+        # A shorter step holds one tick or none, which says nothing about the load.
+        if elapsed_seconds >= UPDATE_PERIOD_SECONDS:
+            self._add(busy, elapsed_seconds)
+            self._busy, self._last_ns = busy, end_ns
+        return tuple(
+            Reading(position, count, begin_ns, end_ns) for position, count in enumerate(self._counts)
+        )
 
     def close(self) -> None:
         """Stop reading; there is nothing to release."""
-        self._open = False
+        self._power = None
 
-    @property
-    def _full_watts(self) -> float:
-        """Power of the formula with all threads busy."""
-        return self._threads * self._watts_per_thread * (IDLE_RATIO + BUSY_RATIO)
+    def _add(self, busy: dict[int, float], elapsed_seconds: float) -> None:
+        """Add the energy of one step. Power is at least that of idling, so counters never fall."""
+        assert self._power is not None
+        ratios = {
+            # CPU times go back, and threads go, when a CPU is taken offline.
+            thread: min(max((seconds - self._busy.get(thread, seconds)) / elapsed_seconds, 0.0), 1.0)
+            for thread, seconds in busy.items()
+        }
+        for position, watts in enumerate(self._power.watts(ratios, elapsed_seconds)):
+            self._joules[position] += watts * elapsed_seconds
+            self._counts[position] = math.floor(self._joules[position] / JOULES_PER_MICROJOULE)
 
-    def _energy_joules(self, elapsed_seconds: float, busy_seconds: float) -> float:
-        """Return the integral of the formula since `open`."""
-        thread_seconds = self._threads * elapsed_seconds
-        # Ticks are booked late and whole, so the share can leave 0..1 by a little.
-        busy_thread_seconds = min(max(busy_seconds, 0.0), thread_seconds)
-        return self._watts_per_thread * (IDLE_RATIO * thread_seconds + BUSY_RATIO * busy_thread_seconds)
 
-    def _domain(self) -> Domain:
-        return Domain(
-            name="cpu-estimate",
-            id="cpu_estimate:machine",
-            kind="cpu",
-            source=self.name,
-            provenance=Provenance.ESTIMATED,
-            joules_per_count=JOULES_PER_MICROJOULE,
-            update_period_seconds=UPDATE_PERIOD_SECONDS,
-            model_name=_model_name(self._cpuinfo_path),
-            max_power_watts=self._full_watts,
-            interval_low_ratio=INTERVAL_LOW_RATIO,
-            interval_high_ratio=INTERVAL_HIGH_RATIO,
+class _Power:
+    """The formulas with the numbers of one machine."""
+
+    def __init__(self, host: Host, facts: Facts, root: Path, clocks: tuple[Path, ...]) -> None:
+        self._cores = core_threads(root)
+        self._host = host
+        self._virtual = facts.virtual
+        inputs, table = host.inputs, coefficients()
+        tdp_watts, self._package_spread = inputs.tdp_watts, SPREAD.combined(host.spread)
+        if tdp_watts is None:
+            tdp_watts = implied_tdp_watts(inputs, table)
+            self._package_spread = self._package_spread.combined(table.implied_tdp_spread)
+        self._tdp_watts = host.share * inputs.sockets * tdp_watts
+        self._curve: MachineCurve = machine_curve(inputs, table)
+        # How much memory stands behind that of a virtual machine nobody tells; its machine's has it.
+        apart = not (host.memory_in_package or facts.virtual)
+        self._gigabytes = facts.memory_gigabytes if apart else None
+        base_ghz = facts.base_ghz or inputs.base_ghz
+        self._clocks = clocks if base_ghz else ()
+        self._base_ghz = base_ghz or 1.0
+        if not self._clocks:
+            self._package_spread = self._package_spread.combined(UNKNOWN_FREQUENCY)
+        self._clock_ratio, self._clock_age_seconds = 1.0, math.inf
+
+    def watts(self, thread_busy: dict[int, float], elapsed_seconds: float) -> tuple[float, ...]:
+        """Return the power of each domain while threads were busy for these shares of the time."""
+        busy = self._busy_cores(thread_busy)
+        return self._watts(busy, self._frequency_ratio(elapsed_seconds))
+
+    def _watts(self, busy: float, frequency_ratio: float) -> tuple[float, ...]:
+        package = package_watts(self._tdp_watts, busy, frequency_ratio)
+        machine = self._host.share * self._curve.watts(busy)
+        if self._gigabytes is None:
+            return (package, machine)
+        memory = memory_watts(self._gigabytes, busy)
+        return (package, memory, machine)
+
+    def _busy_cores(self, thread_busy: dict[int, float]) -> float:
+        online = [[thread for thread in core if thread in thread_busy] for core in self._cores]
+        online = [core for core in online if core]
+        if sum(map(len, online)) == len(thread_busy):
+            highest = max(thread_busy) + 1
+            return busy_core_ratio([thread_busy.get(thread, 0.0) for thread in range(highest)], online)
+        mean = sum(thread_busy.values()) / len(thread_busy)
+        two = self._host.inputs.threads > self._host.inputs.cores and not self._virtual
+        # Without a topology: threads in pairs, busy independently of each other.
+        return 1 - (1 - mean) ** 2 if two else mean
+
+    def _frequency_ratio(self, elapsed_seconds: float) -> float:
+        self._clock_age_seconds += elapsed_seconds
+        if self._clocks and self._clock_age_seconds >= CLOCK_PERIOD_SECONDS:
+            ghz = read_ghz(self._clocks)
+            self._clock_ratio = 1.0 if ghz is None else ghz / self._base_ghz
+            self._clock_age_seconds = 0.0
+        return self._clock_ratio
+
+    def domains(self, source: str, model_name: str | None) -> tuple[Domain, ...]:
+        machine = self._curve.spreads[0].around(*self._curve.spreads[1:]).combined(self._host.spread)
+        shown = [("cpu-estimate", "cpu", self._package_spread)]
+        if self._gigabytes is not None:
+            shown.append(("dram-estimate", "dram", RAM_SPREAD))
+        shown.append(("machine-estimate", "machine", machine))
+        most = self._watts(1.0, math.inf)
+        return tuple(
+            _domain(name, kind, spread, source, model_name, max_watts)
+            for (name, kind, spread), max_watts in zip(shown, most, strict=True)
         )
 
 
-def _hardware_threads() -> int | None:
+def _domain(
+    name: str, kind: str, spread: Spread, source: str, model_name: str | None, max_watts: float
+) -> Domain:
+    return Domain(
+        name=name,
+        id=f"{source}:{'package' if kind == 'cpu' else kind}",
+        kind=kind,
+        source=source,
+        provenance=Provenance.ESTIMATED,
+        joules_per_count=JOULES_PER_MICROJOULE,
+        update_period_seconds=UPDATE_PERIOD_SECONDS,
+        model_name=model_name,
+        max_power_watts=max_watts,
+        interval_low_ratio=spread.low_95,
+        interval_high_ratio=spread.high_95,
+    )
+
+
+def read_busy_seconds(root: Path) -> dict[int, float]:
+    """Return the busy seconds of each hardware thread since the machine started.
+
+    Raises:
+        Exception: whatever psutil raises where there is no readable ``proc/stat``.
+    """
+    text = read_text(root / "proc/stat") or ""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split()
+        if fields and fields[0].startswith("cpu") and fields[0][3:].isdigit():
+            values = [int(value) if value.isdigit() else 0 for value in fields[1:8]]
+            ticks = sum(values[column] for column in _BUSY_COLUMNS if column < len(values))
+            found[int(fields[0][3:])] = ticks / os.sysconf("SC_CLK_TCK")
+    if found:
+        return found
     import psutil
 
-    return psutil.cpu_count(logical=True)
+    return {
+        thread: math.fsum(getattr(times, field, 0.0) for field in BUSY_FIELDS)
+        for thread, times in enumerate(psutil.cpu_times(percpu=True))
+    }
 
 
-def _busy_seconds() -> float:
-    """Return the busy seconds of all hardware threads since the machine started."""
-    import psutil
-
-    times = psutil.cpu_times()
-    return math.fsum(getattr(times, field, 0.0) for field in BUSY_FIELDS)
+def _with_threads(facts: Facts, threads: int) -> Facts:
+    return facts if facts.threads else replace(facts, threads=threads)
 
 
-def _model_name(cpuinfo_path: Path) -> str | None:
-    """Return the processor's name; None if neither /proc/cpuinfo nor the platform tells it."""
-    try:
-        lines = cpuinfo_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name" and value.strip():
-            return value.strip()
+def _notes(source: str, host: Host, *, known_clock: bool) -> tuple[str, ...]:
+    assumed = [*host.assumed]
+    if not known_clock:
+        assumed.append("cores run at their base clock")
+    found = f"found: {'; '.join(host.found)}. " if host.found else ""
+    notes = [f"{source}: {found}assumed: {'; '.join(assumed)}"]
+    if SHARE_SPREAD.high_95 <= host.spread.high_95 and host.share < 1:
+        notes.append(f"{source}: give share= and tdp_watts= if you know the host; the interval gets narrower")
+    return tuple(notes)
+
+
+def _platform_name() -> str | None:
     return platform.processor() or platform.machine() or None

@@ -65,7 +65,8 @@ def _title(recording: Recording) -> str:
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Rows of every phase and domain, then of the session."""
     rows: list[tuple[str, ...]] = []
-    single = len(recording.domains) == 1
+    # A total of one domain repeats it, whatever else is shown beside it and not added.
+    single = len(recording.domains) == 1 or sum(domain.counted for domain, _ in recording.domains) == 1
     by_phase: dict[str, list[dict[str, Any]]] = {}
     for record in build_table(recording, "phases").records():
         if not (single and record["domain"] == TOTAL):
