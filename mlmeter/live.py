@@ -12,7 +12,7 @@ import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -406,7 +406,11 @@ class LiveSession:
                 facts=facts,
             ),
             domains=tuple(
-                (domain, self._of_session(domain, _since(collected, start_ns))) for domain, collected in rows
+                (
+                    _as_metered(domain, collected, start_ns),
+                    self._of_session(domain, _since(collected, start_ns)),
+                )
+                for domain, collected in rows
             ),
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
@@ -470,6 +474,13 @@ def frames_of_ours() -> int:
     while frame is not None and frame.f_code.co_filename.startswith(package):
         frame, count = frame.f_back, count + 1
     return count
+
+
+def _as_metered(domain: Domain, rows: Rows, start_ns: int) -> Domain:
+    """Return the domain; as derived if power had to take the place of its counter in this session."""
+    if rows.integrated_ns is None or rows.integrated_ns <= start_ns:
+        return domain
+    return replace(domain, provenance=Provenance.DERIVED)
 
 
 def _since(rows: Rows, start_ns: int) -> Rows:
