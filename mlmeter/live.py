@@ -12,7 +12,7 @@ import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -110,6 +110,7 @@ class LiveSession:
         self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
         self._checks_before: dict[str, BothEnergies] = {}
+        self._states: dict[str, dict[str, Any]] = {}
         self._final: Session | None = None
 
     @property
@@ -127,6 +128,7 @@ class LiveSession:
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
+        self._note_states("start")
         self._start_ns = clock.now_ns()
         self._checks_before = {name: both for name, both, _ in self._checks()}
         self.device = self._device_edges()
@@ -146,6 +148,7 @@ class LiveSession:
             self._report_finished(final=True)
             self._sampler.close_rows(self._sources, end_ns)
             self._cross_check()
+            self._note_states("end")
             recording = self._recording(end_ns, finished=True)
             self.running = False
             if self._subscription is not None:
@@ -289,7 +292,7 @@ class LiveSession:
 
     def _report_sources(self, notes: Sequence[str]) -> None:
         """Say what is estimated or missing: as events, and in one warning."""
-        for note in notes:
+        for note in (*notes, *self._slow_sources()):
             self.remark("note", note)
         for missing in self._unavailable:
             self.remark("unavailable", f"{missing.source}: {missing.reason}")
@@ -311,6 +314,19 @@ class LiveSession:
             self._facts = {**self._facts, "baseline": facts}
         for note in notes:
             self.remark("note", note)
+
+    def _note_states(self, when: str) -> None:
+        """Ask devices for clocks, heat and limits, which explain powers; some tell nothing."""
+        for source in self._sources:
+            for name, state in source.device_states().items():
+                self._states.setdefault(name, {})[when] = state
+
+    def _slow_sources(self) -> list[str]:
+        """Say of which sources the calls are so slow that they are read less often than asked for."""
+        if self._subscription is None:
+            return []
+        period_ns = round(self._subscription.period_seconds * 1e9)
+        return [text for source in self._sources if (text := source.slow_remark(period_ns)) is not None]
 
     def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
         self.remark(kind, text)
@@ -376,6 +392,7 @@ class LiveSession:
             **self._facts,
             **host_facts(),
             "sampler": asdict(cost),
+            "device_states": {name: dict(states) for name, states in self._states.items()},
         }
         return Recording(
             run=Run(
@@ -389,7 +406,11 @@ class LiveSession:
                 facts=facts,
             ),
             domains=tuple(
-                (domain, self._of_session(domain, _since(collected, start_ns))) for domain, collected in rows
+                (
+                    _as_metered(domain, collected, start_ns),
+                    self._of_session(domain, _since(collected, start_ns)),
+                )
+                for domain, collected in rows
             ),
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
@@ -453,6 +474,13 @@ def frames_of_ours() -> int:
     while frame is not None and frame.f_code.co_filename.startswith(package):
         frame, count = frame.f_back, count + 1
     return count
+
+
+def _as_metered(domain: Domain, rows: Rows, start_ns: int) -> Domain:
+    """Return the domain; as derived if power had to take the place of its counter in this session."""
+    if rows.integrated_ns is None or rows.integrated_ns <= start_ns:
+        return domain
+    return replace(domain, provenance=Provenance.DERIVED)
 
 
 def _since(rows: Rows, start_ns: int) -> Rows:

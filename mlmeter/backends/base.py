@@ -16,8 +16,11 @@ class Backend(Protocol):
     It is opened once, then read from the sampler's thread and, if its domains are cheap to
     read, from the threads of the metered program too.
 
-    Two more attributes are used where they exist: `unreadable`, a sequence of `Unavailable`
-    for domains that are there but cannot be read, and `notes`, texts that users must know.
+    More attributes are used where they exist: `unreadable`, a sequence of `Unavailable` for
+    domains that are there but cannot be read; `notes`, texts that users must know; `call_seconds`,
+    what reading one domain costs, so that slow ones are read less often; and a method
+    `device_states`, which returns for each domain a table of facts (clocks, temperature) for the
+    manifest. It is called at the start and the end of a session and may be slow.
 
     Attributes:
         name: one word, the `source` of its domains.

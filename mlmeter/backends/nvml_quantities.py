@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mlmeter.backends.nvml_errors import ZeroReadingError
 from mlmeter.units import NANOSECONDS_PER_MICROSECOND
 
 # Written out because old bindings lack some of the names (nvml.h; the numbers never change).
 _FIELD_ENERGY = 83
 _FIELD_POWER_INSTANT = 186
+_FIELD_POWER_LIMIT = 190
+_FIELD_ENERGY_SCOPED = 191
+# Scopes of those fields: the GPU alone, or the module on which a CPU sits beside it (Grace Hopper).
+_SCOPE_GPU = 0
+_SCOPE_MODULE = 1
 
 # Member of the value union of nvmlFieldValue_t for each nvmlValueType_t (nvml.h).
 _VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
@@ -26,7 +32,8 @@ class Shown(NamedTuple):
 def _energy_and_power(nvml: Any, handle: Any) -> Shown:
     energy, power = nvml.nvmlDeviceGetFieldValues(handle, [_FIELD_ENERGY, _FIELD_POWER_INSTANT])
     milliwatts = _number(nvml, power) if power.nvmlReturn == 0 else None
-    return Shown(_number(nvml, energy), milliwatts, _driver_time_ns(energy))
+    # A power of 0 is none: it would only make the counter look wrong.
+    return Shown(_number(nvml, energy), milliwatts or None, _driver_time_ns(energy))
 
 
 def _energy_millijoules(nvml: Any, handle: Any) -> Shown:
@@ -40,6 +47,41 @@ def _instant_milliwatts(nvml: Any, handle: Any) -> Shown:
 
 def _average_milliwatts(nvml: Any, handle: Any) -> Shown:
     return Shown(int(nvml.nvmlDeviceGetPowerUsage(handle)))
+
+
+def _module_millijoules(nvml: Any, handle: Any) -> Shown:
+    return _module_field(nvml, handle, _FIELD_ENERGY_SCOPED)
+
+
+def _module_milliwatts(nvml: Any, handle: Any) -> Shown:
+    return _module_field(nvml, handle, _FIELD_POWER_INSTANT)
+
+
+def _module_field(nvml: Any, handle: Any, field: int) -> Shown:
+    (value,) = nvml.nvmlDeviceGetFieldValues(handle, [(field, _SCOPE_MODULE)])
+    return Shown(_number(nvml, value), None, _driver_time_ns(value))
+
+
+def has_module(nvml: Any, handle: Any) -> bool:
+    """Return whether the GPU sits on a module with a CPU whose power it tells.
+
+    A driver that ignores the scope answers for the GPU: then both are the same, and there is none.
+    """
+    fields = [(_FIELD_POWER_INSTANT, _SCOPE_GPU), (_FIELD_POWER_INSTANT, _SCOPE_MODULE)]
+    try:
+        gpu, module = (_number(nvml, value) for value in nvml.nvmlDeviceGetFieldValues(handle, fields))
+    # Old drivers and bindings know neither the fields nor scopes.
+    except Exception:
+        return False
+    return module not in (0, gpu)
+
+
+def module_limit_milliwatts(nvml: Any, handle: Any) -> int | None:
+    """Return the power limit of the module; None if it is not told."""
+    try:
+        return _module_field(nvml, handle, _FIELD_POWER_LIMIT).value or None
+    except Exception:
+        return None
 
 
 def _number(nvml: Any, value: Any) -> int:
@@ -62,6 +104,18 @@ class Quantity(NamedTuple):
     read: Callable[[Any, Any], Shown]
     counter: bool = False
 
+    def shown(self, nvml: Any, handle: Any) -> Shown:
+        """Return what the GPU shows now.
+
+        Raises:
+            ZeroReadingError: it shows 0, as dead sensors do.
+            Exception: whatever NVML raises.
+        """
+        shown = self.read(nvml, handle)
+        if shown.value == 0:
+            raise ZeroReadingError
+        return shown
+
 
 ENERGY_AND_POWER = Quantity("energy counter", _energy_and_power, counter=True)
 ENERGY = Quantity("energy counter", _energy_millijoules, counter=True)
@@ -69,6 +123,10 @@ POWER_INSTANT = Quantity("instant power", _instant_milliwatts)
 POWER_USAGE = Quantity("power", _average_milliwatts)
 # Best first: with power beside it, the counter can be checked.
 QUANTITIES = (ENERGY_AND_POWER, ENERGY, POWER_INSTANT, POWER_USAGE)
+MODULE_QUANTITIES = (
+    Quantity("energy counter of the module", _module_millijoules, counter=True),
+    Quantity("power of the module", _module_milliwatts),
+)
 
 
 class Timing(NamedTuple):

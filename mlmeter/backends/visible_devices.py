@@ -20,6 +20,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlmeter.backends.framework_devices import UsedDevice
+
 _INDEX = re.compile(r"\s*([+-]?[0-9]+)", re.ASCII)
 # No machine has a GPU of ten digits, and Python refuses to convert very long ones.
 _LONGEST_INDEX = 9
@@ -33,6 +35,7 @@ class Board:
         index: NVML's index, which names the GPU in the session (``gpu-0``).
         uuid: ``GPU-...``; empty if the board could not be asked.
         model_name: product name, or None.
+        pci_address: domain, bus and device; None if the board did not tell.
         in_mig_mode: the board is divided into slices (Multi-Instance GPU).
         slices: for each slice the ids that mean it: ``MIG-<uuid>`` and the older
             ``MIG-GPU-<uuid>/<GPU instance>/<compute instance>``.
@@ -41,6 +44,7 @@ class Board:
     index: int
     uuid: str
     model_name: str | None = None
+    pci_address: tuple[int, int, int] | None = None
     in_mig_mode: bool = False
     slices: tuple[tuple[str, ...], ...] = ()
 
@@ -93,6 +97,40 @@ def visible_boards(
         )
         chosen = tuple(boards)
     return Visible(boards=chosen, notes=tuple(notes))
+
+
+def boards_in_use(boards: Sequence[Board], devices: Sequence[UsedDevice]) -> Visible | None:
+    """Return the boards that a framework says it uses; None if it does not say, or names one not here.
+
+    Args:
+        boards: every board of the machine.
+        devices: what the framework tells of each of its devices.
+    """
+    found = [_entry_of(device, boards) for device in devices]
+    if not found or None in found:
+        return None
+    entries = [entry for entry in found if entry is not None]
+    notes = [
+        f"{entry.board.slices[entry.slice_number][0]} is a slice of gpu-{entry.board.index}"
+        for entry in entries
+        if entry.slice_number is not None
+    ]
+    chosen = tuple(board for board in boards if any(entry.board is board for entry in entries))
+    return Visible(boards=chosen, notes=tuple(notes))
+
+
+def _entry_of(device: UsedDevice, boards: Sequence[Board]) -> _Entry | None:
+    """Return the board or slice of a framework's device: by UUID, else by PCI address."""
+    for board in boards if device.uuid is not None else ():
+        if board.uuid.lower() == f"gpu-{device.uuid}":
+            return _Entry(board)
+        for number, ids in enumerate(board.slices):
+            if f"mig-{device.uuid}" in [known.lower() for known in ids]:
+                return _Entry(board, number)
+    for board in boards if device.pci_address is not None else ():
+        if board.pci_address == device.pci_address:
+            return _Entry(board)
+    return None
 
 
 def _entries(visible_devices: str, boards: Sequence[Board]) -> tuple[list[_Entry], list[str]]:

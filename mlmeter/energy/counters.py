@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
-from mlmeter.energy.cross_check import BothEnergies, CrossCheck
+from mlmeter.energy.cross_check import LOWEST_WATTS, NOTHING, BothEnergies, CrossCheck
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.units import NANOSECONDS_PER_SECOND, SECONDS_PER_NANOSECOND
 
@@ -25,6 +25,10 @@ DEFAULT_MAX_POWER_WATTS = 2_000.0
 PLAUSIBLE_POWER_RATIO = 2.5
 STUCK_PERIODS = 10
 STUCK_SECONDS = 1.0
+# Power takes the place of a counter that stands still if it was read for so much of that time.
+INTEGRATED_RATIO = 0.9
+# A counter that goes on with less than this part of that energy has missed the time.
+CAUGHT_UP_RATIO = 0.5
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
 # In the column of the driver's time stamps: the reading had none.
@@ -48,6 +52,8 @@ class Rows(NamedTuple):
     `NO_DRIVER_TIME`; None if no reading had one. `cross_check` is what a counter and the power
     read with it give for the same time; None without power.
     `period_seconds` is the counter's mean update period as measured, None where it was not.
+    `integrated_ns` is when power was last integrated because the counter stood still, None if
+    it never was.
     """
 
     after_ns: array[int]
@@ -61,6 +67,7 @@ class Rows(NamedTuple):
     driver_ns: array[int] | None = None
     cross_check: BothEnergies | None = None
     period_seconds: float | None = None
+    integrated_ns: int | None = None
 
 
 class DriverTimes:
@@ -76,6 +83,11 @@ class DriverTimes:
                 return
             self._times = array("q", [NO_DRIVER_TIME]) * (rows - 1)
         self._times.append(NO_DRIVER_TIME if reading.driver_time_ns is None else reading.driver_time_ns)
+
+    def keep(self, rows: int) -> None:
+        """Forget the times of all but the first rows."""
+        if self._times is not None:
+            del self._times[rows:]
 
     def snapshot(self) -> array[int] | None:
         """Return a copy of the times, one for each row; None if no row has one."""
@@ -105,6 +117,11 @@ class CounterRows:
         self._last: Reading | None = None
         self._failing_since_ns: int | None = None
         self._stuck_reported = False
+        # The last row of the counter's own, when it was written, and both energies up to then.
+        self._own_row = self._own_ns = 0
+        self._both_at_own = NOTHING
+        self._integrated_ns: int | None = None
+        self._integrated_before_ns: int | None = None
         self._largest_mean_watts = 0.0
         self._mean_anchor = 0
         self.readings = 0
@@ -120,14 +137,18 @@ class CounterRows:
         self.readings += 1
         rows = len(self._totals)
         self._end_of_failures(reading)
-        if last is None:
-            self._append(reading.begin_ns - self._longest_period_ns, reading.end_ns, 0)
-        elif reading.value == last.value:
-            self._unchanged(reading)
-        else:
-            self._changed(last, reading)
-        self._last = reading
         self._check.add(reading)
+        if last is not None and reading.value == last.value:
+            self._unchanged(last, reading)
+        else:
+            if last is None:
+                self._append(reading.begin_ns - self._longest_period_ns, reading.end_ns, 0)
+            else:
+                rows = self._resumed(last, reading)
+                self._changed(last, reading)
+            self._own_row, self._own_ns = len(self._totals) - 1, reading.end_ns
+            self._both_at_own = self.cross_check or NOTHING
+        self._last = reading
         if len(self._totals) > rows:
             self._driver.note(reading, len(self._totals))
 
@@ -183,6 +204,7 @@ class CounterRows:
             largest_mean_watts=self._largest_mean_watts,
             driver_ns=self._driver.snapshot(),
             cross_check=self.cross_check,
+            integrated_ns=self._integrated_ns,
         )
 
     @property
@@ -215,9 +237,9 @@ class CounterRows:
         self._append(after, reading.end_ns, self._totals[-1] + step)
         self._stuck_reported = False
 
-    def _unchanged(self, reading: Reading) -> None:
+    def _unchanged(self, last: Reading, reading: Reading) -> None:
         """Notice a slow refresh or a counter that stands still."""
-        since_change_ns = reading.begin_ns - self._before[-1]
+        since_change_ns = reading.begin_ns - self._own_ns
         if self._fast and since_change_ns < self._stuck_ns:
             # The counter has shown that its period can be longer than assumed.
             self._longest_period_ns = max(
@@ -225,11 +247,49 @@ class CounterRows:
             )
         if since_change_ns < self._stuck_ns:
             return
+        joules = self._power_joules(reading)
         if not self._stuck_reported:
             self._stuck_reported = True
             text = f"{self._domain.name}: counter has stood still for {since_change_ns / 1e9:.1f} s"
+            text += "" if joules is None else "; its power is integrated instead"
             self.remarks.append(Remark(reading.end_ns, "stuck", text))
-        self._add_gap(self._before[-1], reading.begin_ns)
+        if joules is None:
+            self._add_gap(self._before[-1], reading.begin_ns)
+            return
+        total = self._totals[self._own_row] + round(joules / self._joules_per_count)
+        self._integrated_ns = reading.end_ns
+        self._append(last.begin_ns, reading.end_ns, max(total, self._totals[-1]))
+
+    def _power_joules(self, reading: Reading) -> float | None:
+        """Return what power says was used since the counter last moved; None if it says too little."""
+        if self.cross_check is None:
+            return None
+        added = self.cross_check.since(self._both_at_own)
+        seconds = (reading.end_ns - self._own_ns) * SECONDS_PER_NANOSECOND
+        if added.seconds < INTEGRATED_RATIO * seconds or added.power_joules < LOWEST_WATTS * seconds:
+            return None
+        return added.power_joules
+
+    def _resumed(self, last: Reading, reading: Reading) -> int:
+        """See whether a counter that goes on has counted while it stood still; return the rows kept.
+
+        If so, it is better than the power that was integrated in its place.
+        """
+        own, rows = self._own_row, len(self._totals)
+        if rows == own + 1:
+            return rows
+        integrated, step = self._totals[-1] - self._totals[own], reading.value - last.value
+        elapsed_seconds = (reading.end_ns - self._after[own]) * SECONDS_PER_NANOSECOND
+        most = 1.2 * self._plausible_watts() * elapsed_seconds / self._joules_per_count
+        if not CAUGHT_UP_RATIO * integrated <= step <= most:
+            self._integrated_before_ns = self._integrated_ns
+            return rows
+        for column in (self._after, self._before, self._totals):
+            del column[own + 1 :]
+        self._driver.keep(own + 1)
+        self._mean_anchor = min(self._mean_anchor, own)
+        self._integrated_ns = self._integrated_before_ns
+        return own + 1
 
     def _end_of_failures(self, reading: Reading) -> None:
         if self._failing_since_ns is None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from mlmeter.backends.registry import Opened
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.power_child import ChildSpec
+from mlmeter.sampling.read_cost import CALL_RATIO
 
 if TYPE_CHECKING:
     import subprocess
@@ -72,11 +73,13 @@ class PowerProcess:
         self._lock = threading.Lock()
         self._pending = b""
         self._heard_ns = -self._silence_ns
+        self.call_seconds: float = getattr(backend, "call_seconds", 0.0)
         half_period = min(domain.update_period_seconds for domain in gauges.values()) / 2
+        shortest = max(SHORTEST_PERIOD_SECONDS, self.call_seconds / CALL_RATIO)
         spec = ChildSpec(
             registry_name,
             {domain.id: position for position, domain in gauges.items()},
-            min(max(half_period, SHORTEST_PERIOD_SECONDS), LONGEST_PERIOD_SECONDS),
+            min(max(half_period, shortest), LONGEST_PERIOD_SECONDS),
             os.getpid(),
         )
         self._process: subprocess.Popen[bytes] | None = _start(spec)
@@ -110,6 +113,16 @@ class PowerProcess:
         atexit.unregister(self._end_at_exit)
         self._end_at_exit()
         self._backend.close()
+
+    def device_states(self) -> Sequence[Mapping[str, Any]]:
+        """Return what the backend tells of its devices; nothing if it cannot."""
+        ask = getattr(self._backend, "device_states", None)
+        return [{} for _ in self._domains] if ask is None else ask()
+
+    def processes_of(self, uuid: str) -> Any:
+        """Return what the backend tells of the processes that use a GPU; None if it cannot."""
+        ask = getattr(self._backend, "processes_of", None)
+        return None if ask is None else ask(uuid)
 
     def forget_after_fork(self) -> None:
         """In a forked child: the process and its pipe are the parent's."""

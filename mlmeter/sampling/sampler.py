@@ -197,16 +197,19 @@ class Sampler:
 
     # -- the sampler's thread --------------------------------------------------------------
 
-    def tick(self, *, polled_too: bool = True) -> None:
+    def tick(self, *, polled_too: bool = True, resting_too: bool = True) -> None:
         """Read every source once and bring the rows up to date.
 
         Args:
             polled_too: False leaves out sources that are being polled anyway.
+            resting_too: False leaves out sources whose calls are too slow for every tick.
         """
         started_ns = time.thread_time_ns()
         with self._lock:
             now = self._now_ns()
             for source in self._sources:
+                if not resting_too and source.rests(now, self._period_ns):
+                    continue
                 if polled_too or not (source in self._slow and now - source.read_ns < self._period_ns):
                     items = self._read(source)
                     if self._poll_ns != NEVER_NS:
@@ -233,7 +236,7 @@ class Sampler:
             started_ns = time.thread_time_ns()
         with self._lock:
             now = self._now_ns()
-            for source in self._slow:
+            for source in self._polled():
                 if source.due_ns(self._active_ns) <= now:
                     source.observe(self._read(source), now, self._active_ns)
         used_ns = time.thread_time_ns() - started_ns
@@ -244,9 +247,13 @@ class Sampler:
         """Return when to poll next; never, while nothing happens or no CPU time is left."""
         self._poll_ns = NEVER_NS
         if self._budget.may_poll():
-            dues = [source.due_ns(self._active_ns) for source in self._slow]
+            dues = [source.due_ns(self._active_ns) for source in self._polled()]
             self._poll_ns = min(dues, default=NEVER_NS)
         return self._poll_ns
+
+    def _polled(self) -> list[Source]:
+        """Return the slow counters that may be polled: not those whose calls are slow."""
+        return [source for source in self._slow if not source.cost.rest_ns(self._period_ns)]
 
     def _measure(self, generation: int) -> None:
         """Measure the update periods of fast counters, once in a process."""
@@ -289,7 +296,7 @@ class Sampler:
         if self._now_ns() >= poll_ns:
             self.poll(started_ns)
         if self._now_ns() >= deadline_ns:
-            self.tick(polled_too=poll_ns == NEVER_NS)
+            self.tick(polled_too=poll_ns == NEVER_NS, resting_too=False)
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
@@ -310,7 +317,8 @@ class Sampler:
 
     def _read(self, source: Source) -> Sequence[Reading | Failure]:
         """Read one source into the queue; a failed backend is retried at longer and longer intervals."""
-        if source.failing and self._now_ns() < source.retry_at_ns:
+        started_ns = self._now_ns()
+        if source.failing and started_ns < source.retry_at_ns:
             return ()
         try:
             result = source.backend.read()
@@ -321,7 +329,8 @@ class Sampler:
                 source.failing = False
                 source.retry_seconds = FIRST_RETRY_SECONDS
         self._reads += 1
-        source.read_ns = self._now_ns()
+        ended_ns = self._now_ns()
+        source.timed(ended_ns - started_ns, ended_ns, self._period_ns)
         self._queue.append((source, result))
         return result
 

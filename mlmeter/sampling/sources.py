@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe, probe
-from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Rows
+from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Remark, Rows
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
+from mlmeter.sampling.read_cost import SLOW_SECONDS, ReadCost
 from mlmeter.sampling.refresh_lock import NEVER_NS, RefreshLock
 
 FIRST_RETRY_SECONDS = 1.0
@@ -39,9 +41,15 @@ class Source:
     retry_at_ns: int = 0
     retry_seconds: float = FIRST_RETRY_SECONDS
     read_ns: int = 0
+    cost: ReadCost = field(init=False)
+    told_slow: bool = False
     locks: tuple[RefreshLock | None, ...] = ()
     # Measured update periods of fast counters; None while they have not been measured.
     fast_periods_seconds: list[float | None] | None = None
+
+    def __post_init__(self) -> None:
+        start_seconds = getattr(self.backend, "call_seconds", 0.0)
+        self.cost = ReadCost(start_seconds, len(self.domains), self.longest_safe_period_seconds())
 
     @classmethod
     def of(cls, backend: Backend, domains: Sequence[Domain]) -> Source:
@@ -105,6 +113,27 @@ class Source:
             if isinstance(rows, CounterRows) and period is not None and period > FAST_PERIOD_SECONDS:
                 rows.distrust_period(period, now_ns)
 
+    def rests(self, now_ns: int, period_ns: int) -> bool:
+        """Return whether it is not to be read yet because its calls are slow."""
+        rest_ns = self.cost.rest_ns(period_ns)
+        # A tick may come a little early.
+        return rest_ns > 0 and now_ns - self.read_ns < rest_ns - period_ns // 2
+
+    def timed(self, elapsed_ns: int, now_ns: int, period_ns: int) -> None:
+        """Note how long a read took, and say it once if that is why it is read less often from now on."""
+        self.cost.took(elapsed_ns)
+        self.read_ns = now_ns
+        if elapsed_ns < SLOW_SECONDS * 1e9 or self.told_slow or not self.rows:
+            return
+        if (text := self.slow_remark(period_ns)) is not None:
+            self.rows[0].remarks.append(Remark(now_ns, "note", text))
+
+    def slow_remark(self, period_ns: int) -> str | None:
+        """Return a sentence about calls so slow that they are made less often; None if they are not."""
+        text = self.cost.remark(self.backend.name, period_ns)
+        self.told_slow = self.told_slow or text is not None
+        return text
+
     def due_ns(self, active_ns: int) -> int:
         """Return when the first of its locks wants a poll."""
         return min((lock.due_ns(active_ns) for lock in self.locks if lock is not None), default=NEVER_NS)
@@ -128,6 +157,18 @@ class Source:
         if lock is not None and lock.measured_ns is not None:
             return lock.measured_ns * 1e-9
         return self.fast_periods_seconds[position] if self.fast_periods_seconds else None
+
+    def device_states(self) -> dict[str, dict[str, Any]]:
+        """Return what devices tell of clocks, heat and limits, by domain; absent if they tell nothing."""
+        ask = getattr(self.backend, "device_states", None)
+        try:
+            states = () if ask is None else ask()
+            return {
+                domain.name: dict(state) for domain, state in zip(self.domains, states, strict=True) if state
+            }
+        # Facts for readers of the manifest: no run may suffer from their lack.
+        except Exception:
+            return {}
 
     def snapshot(self) -> list[tuple[Domain, Rows]]:
         """Return the rows of every domain so far."""

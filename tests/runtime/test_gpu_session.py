@@ -195,7 +195,7 @@ def cross_check_events(meter: EnergyMeter) -> list[str]:
 
 def test_counter_that_disagrees_with_power_is_told_once(clock: FakeClock) -> None:
     """A counter of half the power: one event at the end, both figures in the frame and after loading."""
-    gpus = [FakeGpu(power_watts=100.0, energy_joules=lambda seconds: 50.0 * seconds), FakeGpu()]
+    gpus = [FakeGpu(power_watts=100.0, energy_joules=lambda seconds: 1_000.0 + 50.0 * seconds), FakeGpu()]
     with FakeNvml(gpus, now_ns=clock.now_ns):
         meter = gpu_meter(clock)
         with meter:

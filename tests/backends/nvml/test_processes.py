@@ -1,0 +1,155 @@
+"""Which processes use a GPU."""
+
+from __future__ import annotations
+
+import pynvml
+import pytest
+
+from mlmeter.backends.nvml import NvmlBackend
+from mlmeter.backends.nvml_processes import GpuProcess, GpuUse
+from tests.backends.fake_gpu import FakeProcess
+from tests.backends.fake_nvml import FIELDS_CALL, FakeGpu, gpu_uuid
+from tests.backends.nvml.machine import Machine, ManualClock, opened
+
+COMPUTE_CALL = "nvmlDeviceGetComputeRunningProcesses_v3"
+GRAPHICS_CALL = "nvmlDeviceGetGraphicsRunningProcesses_v3"
+UTILIZATION_CALL = "nvmlDeviceGetProcessUtilization"
+SECOND = 1_000_000
+
+
+def use_of(backend: NvmlBackend) -> GpuUse:
+    """Return who uses the first GPU."""
+    use = backend.processes_of(gpu_uuid(0))
+    assert use is not None
+    return use
+
+
+def shares(use: GpuUse) -> dict[int, float | None]:
+    """Return the utilisation by process."""
+    assert use.processes is not None
+    return {process.pid: process.sm_ratio for process in use.processes}
+
+
+def test_processes_of_both_lists_once_each(machine: Machine) -> None:
+    """A program that computes and draws is one process, with its memory once."""
+    machine(
+        FakeGpu(
+            compute_processes=(FakeProcess(pid=7, memory_bytes=100), FakeProcess(pid=3, memory_bytes=None)),
+            graphics_processes=(FakeProcess(pid=7, memory_bytes=100), FakeProcess(pid=9, memory_bytes=5)),
+        )
+    )
+    backend, _ = opened(NvmlBackend())
+    assert use_of(backend).processes == (
+        GpuProcess(pid=3, memory_bytes=None),
+        GpuProcess(pid=7, memory_bytes=100),
+        GpuProcess(pid=9, memory_bytes=5),
+    )
+
+
+def test_utilisation_is_the_mean_of_the_last_second(machine: Machine) -> None:
+    """Older samples in the driver's buffer, and garbage in it, do not count; who has none was idle."""
+    machine(
+        FakeGpu(
+            compute_processes=tuple(FakeProcess(pid=pid) for pid in (1, 2, 3)),
+            utilization=(
+                (1, 10 * SECOND, 40),
+                (1, 10 * SECOND - 500_000, 60),
+                (2, 7 * SECOND, 100),
+                (3, 10 * SECOND, 2_000_000),
+            ),
+        )
+    )
+    backend, _ = opened(NvmlBackend())
+    assert shares(use_of(backend)) == {1: 0.5, 2: 0.0, 3: 0.0}
+
+
+def test_next_question_is_about_the_time_since(machine: Machine, clock: ManualClock) -> None:
+    """Samples that have been counted are not counted again; none since then is idle, not unknown."""
+    nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1),), utilization=((1, 10 * SECOND, 40),)))
+    backend, _ = opened(NvmlBackend(now_ns=clock))
+    seen = [shares(use_of(backend))]
+    nvml.gpus[0].utilization = ((1, 10 * SECOND, 40), (1, 13 * SECOND, 90))
+    for _ in range(2):
+        clock.advance(1.0)
+        seen.append(shares(use_of(backend)))
+    assert seen == [{1: 0.4}, {1: 0.9}, {1: 0.0}]
+
+
+@pytest.mark.parametrize("samples", [None, ()])
+def test_utilisation_that_is_not_told_is_unknown(
+    machine: Machine, samples: tuple[tuple[int, int, int], ...] | None
+) -> None:
+    """Not supported (MIG), or no sample yet: None, not 0."""
+    machine(FakeGpu(compute_processes=(FakeProcess(pid=1),), utilization=samples))
+    backend, _ = opened(NvmlBackend())
+    assert shares(use_of(backend)) == {1: None}
+
+
+def test_driver_is_asked_once_a_second(machine: Machine, clock: ManualClock) -> None:
+    """In 3 s of questions every 10 ms three answers; each GPU has its own second."""
+    nvml = machine(FakeGpu(), FakeGpu())
+    backend, _ = opened(NvmlBackend(now_ns=clock))
+    nvml.calls.clear()
+    for _ in range(300):
+        use_of(backend)
+        clock.advance(0.01)
+    assert nvml.calls[GRAPHICS_CALL] == 3
+    backend.processes_of(gpu_uuid(1))
+    assert nvml.calls[GRAPHICS_CALL] == 4
+
+
+def test_reading_energy_asks_for_no_processes(machine: Machine) -> None:
+    """Listing takes milliseconds under the driver's lock."""
+    nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1),)))
+    backend, _ = opened(NvmlBackend())
+    backend.read()
+    assert not {COMPUTE_CALL, GRAPHICS_CALL, UTILIZATION_CALL} & set(nvml.calls)
+
+
+def test_list_that_is_refused_is_unknown_with_the_reason(machine: Machine) -> None:
+    """Nobody is not the same as not known."""
+    machine(FakeGpu(compute_processes=None, graphics_processes=None))
+    backend, _ = opened(NvmlBackend())
+    use = use_of(backend)
+    assert (use.processes, use.reason) == (None, "Not Supported")
+    assert use.exclusive_to([1]) is None
+
+
+def test_one_list_is_enough(machine: Machine) -> None:
+    """Boards without graphics have a list of compute processes only."""
+    nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1, memory_bytes=4),)))
+    nvml.fail(GRAPHICS_CALL, pynvml.NVML_ERROR_NOT_SUPPORTED)
+    backend, _ = opened(NvmlBackend())
+    assert use_of(backend).processes == (GpuProcess(pid=1, memory_bytes=4),)
+
+
+@pytest.mark.parametrize(
+    ("listed", "own", "expected"),
+    [
+        ((5,), {5}, True),
+        ((5, 6), {5, 6, 7}, True),
+        ((5, 6), {5}, False),
+        # Others only: in a container the driver knows this process by another number.
+        ((6,), {5}, None),
+        ((), {5}, None),
+    ],
+)
+def test_exclusive_use(
+    machine: Machine, listed: tuple[int, ...], own: set[int], expected: bool | None
+) -> None:
+    """Only ours, others too, or not to be told."""
+    machine(FakeGpu(compute_processes=tuple(FakeProcess(pid=pid) for pid in listed)))
+    backend, _ = opened(NvmlBackend())
+    assert use_of(backend).exclusive_to(own) is expected
+
+
+def test_gpu_that_is_not_metered_or_lost_has_no_answer(machine: Machine, clock: ManualClock) -> None:
+    """None, and no exception."""
+    nvml = machine(FakeGpu(), FakeGpu())
+    backend, _ = opened(NvmlBackend(visible_devices="0", now_ns=clock))
+    assert backend.processes_of(gpu_uuid(1)) is None
+    nvml.fail(FIELDS_CALL, pynvml.NVML_ERROR_GPU_IS_LOST)
+    backend.read()
+    assert backend.processes_of(gpu_uuid(0)) is None
+    backend.close()
+    assert backend.processes_of(gpu_uuid(0)) is None
