@@ -36,6 +36,7 @@ from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
 from mlmeter.sampling.sampler import Sampler, Subscription
+from mlmeter.sampling.second_reading import SecondReadings
 from mlmeter.sampling.sources import POOL, Source
 from mlmeter.session import Session
 from mlmeter.window_log import WindowLog
@@ -110,6 +111,7 @@ class LiveSession:
         self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
         self._checks_before: dict[str, BothEnergies] = {}
+        self._second = SecondReadings()
         self._final: Session | None = None
 
     @property
@@ -129,6 +131,7 @@ class LiveSession:
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._start_ns = clock.now_ns()
         self._checks_before = {name: both for name, both, _ in self._checks()}
+        self._second = SecondReadings(self._sources)
         self.device = self._device_edges()
         self.running = True
         self._look_at_device()
@@ -342,6 +345,7 @@ class LiveSession:
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
         self._look_at_device()
+        self._second.keep_up(self.now_ns())
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges
@@ -411,6 +415,11 @@ class LiveSession:
         for name, both, domain in self._checks():
             text = disagreement(domain, both.since(self._checks_before.get(name, NOTHING)))
             if text is not None:
+                self.remark("cross-check", text, name)
+        if self._second:
+            after = self._second.read()
+            self._sampler.tick()
+            for name, text in self._second.disagreements(after, self._sampler.snapshot(self._sources)):
                 self.remark("cross-check", text, name)
 
     def _of_session(self, domain: Domain, rows: Rows) -> Rows:
