@@ -39,6 +39,7 @@ BUILTINS = (
     Builtin(
         "perf_rapl", "mlmeter.backends.perf_rapl:PerfRaplBackend", ("cpu", "dram", "psys"), second_to="rapl"
     ),
+    Builtin("pyrapl", "mlmeter.backends.pyrapl:PyRaplBackend", ("cpu", "dram"), by_name_only=True),
     Builtin("nvml", "mlmeter.backends.nvml:NvmlBackend", ("gpu",)),
     Builtin("cpu_estimate", "mlmeter.backends.cpu_estimate:CpuEstimateBackend", ("cpu",), estimates=True),
 )
