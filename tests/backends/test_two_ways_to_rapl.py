@@ -256,6 +256,18 @@ def test_the_comparison_is_of_this_session(machine: Machine) -> None:
     assert machine.messages("cross-check") == []
 
 
+def test_a_meter_that_joins_another_one_compares_its_own_time(machine: Machine) -> None:
+    """Two meters share the sources; what perf counted before the second one began is not compared."""
+    outer = EnergyMeter(sampler=machine.meter._sampler)
+    with outer:
+        machine.run(12)
+        with machine.meter:
+            machine.run(12)
+    assert machine.messages("cross-check") == []
+    assert machine.facts() == joules_of(WATTS, "rapl", 12)
+    assert machine.kernel.opened == {}
+
+
 def test_short_sessions_are_not_judged(machine: Machine) -> None:
     """In less than 10 s a refresh more or less matters."""
     machine.perf_watts["package-0"] = 45.0
