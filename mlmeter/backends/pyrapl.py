@@ -89,7 +89,10 @@ class PyRaplBackend:
             raise BackendUnavailableError(self.name, reason, remedy) from error
         self._pyrapl = pyRAPL
         try:
-            self._sensor = self._new_sensor()
+            # It leaves the files open from which it reads names.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                self._sensor = pyRAPL.Sensor()
             values = self._sensor.energy()
         except PermissionError as error:
             reason = f"pyRAPL cannot read the counters: {words(error)}"
@@ -98,6 +101,8 @@ class PyRaplBackend:
             reason = f"pyRAPL finds no counter that it can read ({f'{type(error).__name__} {error}'.strip()})"
             raise BackendUnavailableError(self.name, reason, _OWN_REMEDY) from error
         self._indices = tuple(index for index, value in enumerate(values) if value >= 0)
+        if not self._indices:
+            raise BackendUnavailableError(self.name, "pyRAPL gives no value of any counter", _OWN_REMEDY)
         return self._domains()
 
     def read(self) -> list[Reading | Failure]:
@@ -109,7 +114,7 @@ class PyRaplBackend:
                 if not indices:
                     return []
                 if self._sensor is None:
-                    self._sensor = self._new_sensor()
+                    self._sensor = self._pyrapl.Sensor()
                 values = [int(value) for value in self._sensor.energy()]
                 end_ns = self._now_ns()
                 counts = [values[index] for index in indices]
@@ -130,12 +135,6 @@ class PyRaplBackend:
             self._forget_sensor()
             self._indices = ()
             self.notes = ()
-
-    def _new_sensor(self) -> Any:
-        # It leaves the files open from which it reads names.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            return self._pyrapl.Sensor()
 
     def _forget_sensor(self) -> None:
         """Close the files of the counters, which pyRAPL leaves to the garbage collection."""

@@ -182,6 +182,8 @@ def test_permission_denied(tmp_path: Path, backend_of: MakeBackend, monkeypatch:
 
 
 @needs_pyrapl
+# Filters are not changed from the sampler's thread: pyRAPL's open files are pointed out to who asks for it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failed_read_is_a_failure_and_the_sensor_is_made_anew(
     tmp_path: Path, backend_of: MakeBackend
 ) -> None:
