@@ -36,6 +36,7 @@ from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
 from mlmeter.sampling.sampler import Sampler, Subscription
+from mlmeter.sampling.second_reading import SecondReadings
 from mlmeter.sampling.sources import POOL, Source
 from mlmeter.session import Session
 from mlmeter.window_log import WindowLog
@@ -111,6 +112,7 @@ class LiveSession:
         self._run_id = ""
         self._checks_before: dict[str, BothEnergies] = {}
         self._states: dict[str, dict[str, Any]] = {}
+        self._second = SecondReadings()
         self._final: Session | None = None
 
     @property
@@ -131,6 +133,7 @@ class LiveSession:
         self._note_states("start")
         self._start_ns = clock.now_ns()
         self._checks_before = {name: both for name, both, _ in self._checks()}
+        self._second = SecondReadings(self._sources)
         self.device = self._device_edges()
         self.running = True
         self._look_at_device()
@@ -358,6 +361,7 @@ class LiveSession:
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
         self._look_at_device()
+        self._second.keep_up(self.now_ns())
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges
@@ -432,6 +436,11 @@ class LiveSession:
         for name, both, domain in self._checks():
             text = disagreement(domain, both.since(self._checks_before.get(name, NOTHING)))
             if text is not None:
+                self.remark("cross-check", text, name)
+        if self._second:
+            after = self._second.read()
+            self._sampler.tick()
+            for name, text in self._second.disagreements(after, self._sampler.snapshot(self._sources)):
                 self.remark("cross-check", text, name)
 
     def _of_session(self, domain: Domain, rows: Rows) -> Rows:

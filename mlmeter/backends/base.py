@@ -18,7 +18,8 @@ class Backend(Protocol):
 
     More attributes are used where they exist: `unreadable`, a sequence of `Unavailable` for
     domains that are there but cannot be read; `notes`, texts that users must know; `call_seconds`,
-    what reading one domain costs, so that slow ones are read less often; and a method
+    what reading one domain costs, so that slow ones are read less often; `longest_period_seconds`,
+    the time after which it must be read again, whatever the user asked for; and a method
     `device_states`, which returns for each domain a table of facts (clocks, temperature) for the
     manifest. It is called at the start and the end of a session and may be slow.
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from mlmeter.backends.powercap_zones import (
+    DEFAULT_ROOT,
     ESTIMATE,
     KINDS,
     LARGEST_COUNT,
@@ -17,28 +18,24 @@ from mlmeter.backends.powercap_zones import (
     PERMISSION_REMEDY,
     ROOT_VARIABLE,
     TWIN_PREFIX,
+    UPDATE_PERIOD_SECONDS,
     Zone,
     identify,
+    modulus,
+    rapl_domain,
     read_number,
     read_text,
     unreadable,
     words,
+    wrong_dram_unit,
     zone_folders,
 )
+from mlmeter.backends.processor import AMD_VENDORS, DEFAULT_CPUINFO, vendor_and_model
 from mlmeter.errors import BackendUnavailableError
-from mlmeter.measurement import Domain, Failure, Provenance, Reading, Unavailable
+from mlmeter.measurement import Domain, Failure, Reading, Unavailable
 from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND, WATTS_PER_MICROWATT
 
-DEFAULT_ROOT = "/sys/class/powercap"
-_UPDATE_PERIOD_SECONDS = 0.001
-
-_INSIDE_PACKAGE = ("core", "uncore")
-
 _COUNT_BYTES = 32  # more than the kernel writes
-# Shorter ranges would wrap within milliseconds: no register does, so the file is wrong.
-_SMALLEST_RANGE_MICROJOULES = 1_000_000
-_CPUINFO_BYTES = 4096  # the first processor; all of them take milliseconds on a server
-_AMD_VENDORS = ("AuthenticAMD", "HygonGenuine")
 # What no die exceeds: two readings of one counter differ by at most this power times the time between them.
 _MIRROR_WATTS = 1_000.0
 # Power limits are means over seconds; short peaks exceed them.
@@ -59,34 +56,46 @@ class _Counter:
     read never sees it closed, or even taken by another file.
     """
 
-    __slots__ = ("_ending", "_fd", "path", "position")
+    __slots__ = ("_ending", "_fd", "_folder", "_zone_name", "position")
 
-    def __init__(self, path: str, position: int, ending: bytes, *, fd: int = -1) -> None:
-        self.path = path
+    def __init__(
+        self, folder: str, zone_name: str, position: int = 0, ending: bytes = b"", *, fd: int = -1
+    ) -> None:
         self.position = position
+        self._folder = folder
+        self._zone_name = zone_name
         self._ending = ending
         self._fd = fd
 
     @classmethod
     def of_folder(cls, folder: str) -> _Counter:
         """Open the counter of a zone, or raise OSError."""
-        path = f"{folder}/energy_uj"
-        counter = cls(path, 0, b"").reopened()
+        counter = cls(folder, read_text(f"{folder}/name")).reopened()
         # A line end that was there once must be there always: without it the number is cut short.
         counter._ending = b"\n" if os.pread(counter._fd, _COUNT_BYTES, 0).endswith(b"\n") else b""
         return counter
+
+    @property
+    def path(self) -> str:
+        """Its file."""
+        return f"{self._folder}/energy_uj"
 
     @property
     def is_open(self) -> bool:
         return self._fd >= 0
 
     def reopened(self) -> _Counter:
-        """Return a counter with a new descriptor of the same file."""
-        return _Counter(self.path, self.position, self._ending, fd=os.open(self.path, OPEN_FLAGS))
+        """Return a counter with a new descriptor of the same zone; raise OSError if there is none."""
+        fd = os.open(self.path, OPEN_FLAGS)
+        counter = _Counter(self._folder, self._zone_name, self.position, self._ending, fd=fd)
+        # After a reload of the driver the folder's number can be another zone's.
+        if read_text(f"{self._folder}/name") != self._zone_name:
+            raise OSError(errno.ESTALE, f"the folder no longer holds {self._zone_name}")
+        return counter
 
     def closed(self) -> _Counter:
         """Return a counter to be reopened."""
-        return _Counter(self.path, self.position, self._ending)
+        return _Counter(self._folder, self._zone_name, self.position, self._ending)
 
     def read(self, now_ns: Callable[[], int]) -> Reading:
         """Read the counter once; raise OSError, or ValueError if the file holds no whole number."""
@@ -146,7 +155,7 @@ class RaplBackend:
         self,
         root: str | os.PathLike[str] | None = None,
         *,
-        cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo",
+        cpuinfo: str | os.PathLike[str] = DEFAULT_CPUINFO,
         now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._root = os.fspath(root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
@@ -179,9 +188,10 @@ class RaplBackend:
                 opened[zone] = counter
         if not opened:
             raise self._nothing_readable(problems)
-        vendor, model_name = _processor(self._cpuinfo)
-        if vendor in _AMD_VENDORS:
+        vendor, model_name = vendor_and_model(self._cpuinfo)
+        if vendor in AMD_VENDORS:
             _drop_mirrors(opened, self._now_ns, notes)
+        notes += wrong_dram_unit(zones, self.name)
         domains = _domains(opened, model_name, notes)
         for position, counter in enumerate(opened.values()):
             counter.position = position
@@ -293,7 +303,7 @@ def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> 
         except (OSError, ValueError):
             return False
         elapsed_seconds = (second.end_ns - first.begin_ns) * SECONDS_PER_NANOSECOND
-        tolerance_joules = _MIRROR_WATTS * (elapsed_seconds + 2 * _UPDATE_PERIOD_SECONDS)
+        tolerance_joules = _MIRROR_WATTS * (elapsed_seconds + 2 * UPDATE_PERIOD_SECONDS)
         if abs(second.value - first.value) * JOULES_PER_MICROJOULE > tolerance_joules:
             return False
     return True
@@ -309,50 +319,20 @@ def _domains(zones: dict[Zone, _Counter], model_name: str | None, notes: list[st
             copy += 1
             name = f"{zone.name}-{copy}"
         taken.add(name)
-        kind = KINDS[zone.word]
         wrap = modulus(read_number(f"{zone.path}/max_energy_range_uj"))
         if wrap is None:
             notes.append(f"rapl: {name} does not say where it wraps; energy around a wrap is lost as a reset")
         limit_microwatts = read_number(f"{zone.path}/constraint_0_power_limit_uw")
         max_power_watts = _HIGHEST_POWER_PER_LIMIT * (limit_microwatts or 0) * WATTS_PER_MICROWATT
         domains.append(
-            Domain(
-                name=name,
-                id=f"rapl:{name}",
-                kind=kind,
-                source=RaplBackend.name,
-                provenance=Provenance.MEASURED,
+            rapl_domain(
+                zone,
+                name,
+                RaplBackend.name,
                 joules_per_count=JOULES_PER_MICROJOULE,
-                modulus=wrap,
-                update_period_seconds=_UPDATE_PERIOD_SECONDS,
-                cheap_read=True,
-                parent=f"package{zone.suffix}" if zone.word in _INSIDE_PACKAGE else None,
-                model_name=model_name if kind == "cpu" else None,
+                wrap=wrap,
+                model_name=model_name,
                 max_power_watts=max_power_watts or None,
             )
         )
     return domains
-
-
-def modulus(range_microjoules: int | None) -> int | None:
-    """Return after how many microjoules a counter starts again.
-
-    The file holds 2**32 - 1 units of the hardware; the counter has 2**32 values.
-    """
-    if range_microjoules is None or range_microjoules < _SMALLEST_RANGE_MICROJOULES:
-        return None
-    last_unit = 2**32 - 1
-    return (range_microjoules * 2**32 + last_unit // 2) // last_unit
-
-
-def _processor(cpuinfo: str) -> tuple[str | None, str | None]:
-    """Return vendor and model name of the first processor."""
-    facts: dict[str, str] = {}
-    try:
-        lines = read_text(cpuinfo, _CPUINFO_BYTES).splitlines()
-    except (OSError, ValueError):
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    return facts.get("vendor_id"), facts.get("model name") or None

@@ -19,28 +19,42 @@ ENTRY_POINT_GROUP = "mlmeter.backends"
 
 
 class Builtin(NamedTuple):
-    """A backend of ours: where its class is and what it can read."""
+    """A backend of ours: where its class is and what it can read.
+
+    `second_to` names the backend whose counters it reads in another way: it is used for what that one
+    cannot read, and else to check it. `by_name_only` keeps it closed unless it is asked for.
+    """
 
     name: str
     target: str
     kinds: tuple[str, ...]
     estimates: bool = False
+    second_to: str | None = None
+    by_name_only: bool = False
 
 
 # Probe order: counters first, an estimate only for a kind that nothing measures.
 BUILTINS = (
     Builtin("rapl", "mlmeter.backends.rapl:RaplBackend", ("cpu", "dram", "psys")),
+    Builtin(
+        "perf_rapl", "mlmeter.backends.perf_rapl:PerfRaplBackend", ("cpu", "dram", "psys"), second_to="rapl"
+    ),
+    Builtin("pyrapl", "mlmeter.backends.pyrapl:PyRaplBackend", ("cpu", "dram"), by_name_only=True),
     Builtin("nvml", "mlmeter.backends.nvml:NvmlBackend", ("gpu",)),
     Builtin("cpu_estimate", "mlmeter.backends.cpu_estimate:CpuEstimateBackend", ("cpu",), estimates=True),
 )
 
 
 class Opened(NamedTuple):
-    """One opened backend with its domains, and its name if it was opened by that."""
+    """One opened backend with its domains, and its name if it was opened by that.
+
+    `second` is another way to the same counters, to compare with; none of its readings is reported.
+    """
 
     backend: Backend
     domains: tuple[Domain, ...]
     registry_name: str | None = None
+    second: Opened | None = None
 
 
 class Probe(NamedTuple):
@@ -93,7 +107,7 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     unavailable: list[Unavailable] = []
     notes: list[str] = []
     metered: set[str] = set()
-    for item in _probe_order(backend_names() if selection is None else selection):
+    for item in _probe_order(_default_names() if selection is None else selection):
         name = item if isinstance(item, str) else item.name
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
         if builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
@@ -104,7 +118,11 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
             backend = load_backend(item) if isinstance(item, str) else item
             domains = tuple(backend.open())
         except Exception as error:  # a foreign backend may raise anything; the others go on
-            unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
+            if selection is not None or not _needs_no_second(builtin, opened):
+                unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
+            continue
+        first = _first_of(builtin, opened) if selection is None else None
+        if _becomes_second(Opened(backend, domains, name), first, opened, notes):
             continue
         domains = _distinct(domains, [domain for other in opened for domain in other.domains], notes)
         opened.append(Opened(backend, domains, item if isinstance(item, str) else None))
@@ -113,6 +131,40 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
         unavailable.extend(getattr(backend, "unreadable", ()))
         notes.extend(getattr(backend, "notes", ()))
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
+
+
+def _default_names() -> tuple[str, ...]:
+    """Return what is opened if nothing is asked for."""
+    by_name_only = {builtin.name for builtin in BUILTINS if builtin.by_name_only}
+    return tuple(name for name in backend_names() if name not in by_name_only)
+
+
+def _first_of(builtin: Builtin | None, opened: Sequence[Opened]) -> int | None:
+    """Return the position of the backend to which this one is second, if that one was opened."""
+    first = None if builtin is None else builtin.second_to
+    names = [item.registry_name for item in opened]
+    return names.index(first) if first is not None and first in names else None
+
+
+def _needs_no_second(builtin: Builtin | None, opened: Sequence[Opened]) -> bool:
+    """Return whether the backend to which this one is second reads all that there is."""
+    first = _first_of(builtin, opened)
+    return first is not None and not getattr(opened[first].backend, "unreadable", ())
+
+
+def _becomes_second(item: Opened, first: int | None, opened: list[Opened], notes: list[str]) -> bool:
+    """Let a backend only check the first one if that one meters all that it would add to the total."""
+    if first is None:
+        return False
+    metered = opened[first].domains
+    if any(domain.counted and _same_thing(domain, metered) is None for domain in item.domains):
+        return False
+    opened[first] = opened[first]._replace(second=item)
+    notes.append(
+        f"{opened[first].registry_name}: {item.registry_name} reads the same counters; "
+        "it is compared at the end of the session, not added"
+    )
+    return True
 
 
 def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
@@ -124,7 +176,6 @@ def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
 def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str]) -> tuple[Domain, ...]:
     """Give domains names of their own; one that another backend reads already is shown, not added."""
     taken = {domain.name for domain in others}
-    by_id = {domain.id: domain.name for domain in others}
     names: dict[str, str] = {}
     for domain in domains:
         names[domain.name] = _free_name(domain, taken)
@@ -132,11 +183,28 @@ def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str
     result = []
     for domain in domains:
         parent = names.get(domain.parent or "", domain.parent)
-        if domain.id in by_id:
-            parent = by_id[domain.id]
+        same = _same_thing(domain, others)
+        if same is not None:
+            parent = same
             notes.append(f"{domain.source}: {domain.id} is metered as {parent} already and not added again")
         result.append(replace(domain, name=names[domain.name], parent=parent))
     return tuple(result)
+
+
+def _same_thing(domain: Domain, others: Sequence[Domain]) -> str | None:
+    """Return the name of the domain that counts the same; a package and one of its dies do, too."""
+    package = _without_die(domain.id)
+    for other in others:
+        if other.id == domain.id:
+            return other.name
+    for other in others:
+        if package in (domain.id, other.id) and _without_die(other.id) == package:
+            return other.name
+    return None
+
+
+def _without_die(domain_id: str) -> str:
+    return domain_id.partition("-die-")[0]
 
 
 def _free_name(domain: Domain, taken: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""Energy counter against integrated power, where one read gives both.
+"""Energy counter against integrated power, where one read gives both; and against its twin.
 
 Boards are known whose counter shows half of what their power integrates to
 (ml-energy/zeus issue 181: 187 J against 327 J at idle). Which of the two is wrong no program
@@ -22,6 +22,9 @@ LOWEST_WATTS = 1.0
 # More than this times the limit between two reads is a counter that was set anew.
 PLAUSIBLE_POWER_RATIO = 2.5
 DEFAULT_LIMIT_WATTS = 2_000.0
+# Two ways to one register: the kernel's units of server DRAM differ by 0.3 %, nothing else does.
+TWIN_RATIO = 1.02
+LEAST_TWIN_JOULES = 1.0
 
 
 class BothEnergies(NamedTuple):
@@ -102,4 +105,26 @@ def disagreement(domain: Domain, both: BothEnergies | None) -> str | None:
     return (
         f"{domain.name}: its energy counter shows {both.counter_joules:.4g} J for {both.seconds:.4g} s in "
         f"which its power adds up to {power:.4g} J: one of the two is wrong by more than 15 %"
+    )
+
+
+def twins_disagree(
+    name: str, other: str, seconds: float, counter_joules: float, other_joules: float
+) -> str | None:
+    """Return a sentence with both figures if two ways to one counter disagree.
+
+    None if they agree, or if nothing can be said: of less than 10 s, or of less than 1 J.
+
+    Args:
+        name: of the domain.
+        other: name of the other way.
+        seconds: time for which both figures are.
+        counter_joules, other_joules: energy by the counter that is reported, and by the other way.
+    """
+    low, high = sorted((counter_joules, other_joules))
+    if seconds < SHORTEST_SECONDS or high < LEAST_TWIN_JOULES or high <= TWIN_RATIO * low:
+        return None
+    return (
+        f"{name}: its counter shows {counter_joules:.4g} J for {seconds:.4g} s in which {other}, another way "
+        f"to the same register, shows {other_joules:.4g} J: one of the two is wrong"
     )

@@ -367,10 +367,11 @@ class Sampler:
                 self._known_seconds[domain.id] = period_seconds
 
     def _close(self, source: Source) -> None:
-        try:
-            source.backend.close()
-        except Exception:  # closing is the backend's business; the session is already complete
-            logger.exception("closing backend %s failed", source.backend.name)
+        for backend in (source.backend, *([source.second.backend] if source.second else [])):
+            try:
+                backend.close()
+            except Exception:  # closing is the backend's business; the session is already complete
+                logger.exception("closing backend %s failed", backend.name)
 
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlmeter.backends.base import Backend
-from mlmeter.backends.registry import Probe, probe
+from mlmeter.backends.registry import Opened, Probe, probe
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, CounterRows, Remark, Rows
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
@@ -44,6 +44,8 @@ class Source:
     cost: ReadCost = field(init=False)
     told_slow: bool = False
     locks: tuple[RefreshLock | None, ...] = ()
+    # Another way to the same counters, read at the ends of sessions only.
+    second: Opened | None = None
     # Measured update periods of fast counters; None while they have not been measured.
     fast_periods_seconds: list[float | None] | None = None
 
@@ -52,7 +54,7 @@ class Source:
         self.cost = ReadCost(start_seconds, len(self.domains), self.longest_safe_period_seconds())
 
     @classmethod
-    def of(cls, backend: Backend, domains: Sequence[Domain]) -> Source:
+    def of(cls, backend: Backend, domains: Sequence[Domain], second: Opened | None = None) -> Source:
         """Prepare the rows of an opened backend."""
         remedy = "" if isinstance(backend, PowerProcess) else REMEDY
         rows = tuple(
@@ -62,7 +64,7 @@ class Source:
         cheap = bool(domains) and all(
             domain.cheap_read and domain.update_period_seconds <= FAST_PERIOD_SECONDS for domain in domains
         )
-        return cls(backend, tuple(domains), rows, cheap)
+        return cls(backend, tuple(domains), rows, cheap, second=second)
 
     def prepare(
         self, budget: PollBudget, known_seconds: Mapping[str, float], rng: random.Random, now_ns: int
@@ -189,7 +191,9 @@ class Source:
         ]
         infinite = float("inf")
         return min(
-            min(horizons, default=infinite) / READS_PER_WRAP, min(steps, default=infinite) / READS_PER_STEP
+            min(horizons, default=infinite) / READS_PER_WRAP,
+            min(steps, default=infinite) / READS_PER_STEP,
+            getattr(self.backend, "longest_period_seconds", infinite),
         )
 
 
@@ -225,7 +229,7 @@ class SourcePool:
             found = probe(selection)
             if power_sampling == PROCESS:
                 found = _with_power_processes(found)
-            sources = tuple(Source.of(opened.backend, opened.domains) for opened in found.opened)
+            sources = tuple(Source.of(*item[:2], item.second) for item in found.opened)
             if not sources:
                 return sources, found
             self._opened[key] = (sources, found)

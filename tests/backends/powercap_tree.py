@@ -190,6 +190,19 @@ PSYS_IN_THE_MIDDLE = (
     Zone("intel-rapl:2", "package-1", 104_000_000),
     Zone("intel-rapl:2:0", "dram", 105_000_000),
 )
+# The same with a kernel before October 2022, which counts DRAM in the unit of older servers.
+WRONG_DRAM_UNIT = tuple(
+    replace(zone, range_uj=SERVER_DRAM_RANGE) if zone.name == "dram" else zone for zone in PSYS_IN_THE_MIDDLE
+)
+# Each package but the first numbers its platform zone.
+PSYS_PER_PACKAGE = (
+    *PSYS_IN_THE_MIDDLE,
+    Zone("intel-rapl:3", "psys-1", 106_000_000, range_uj=JOULE_STEPS_RANGE),
+)
+DRAM_BESIDE = (
+    Zone("intel-rapl:0", "package-0", 111_000_000),
+    Zone("intel-rapl:1", "dram", 112_000_000),
+)
 ALL_ZERO = tuple(replace(zone, energy_uj=0) for zone in SERVER_TWO_SOCKETS)
 UNREADABLE = tuple(replace(zone, mode=0o400) for zone in SERVER_TWO_SOCKETS)
 DRAM_ONLY_READABLE = tuple(
