@@ -33,6 +33,7 @@ from mlmeter.errors import (
 from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
+from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
 from mlmeter.sampling.sources import POOL, Source
 from mlmeter.session import Session
@@ -40,6 +41,7 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
+    from mlmeter.energy.process_rows import IdlePower
     from mlmeter.windows import DeviceEdges, Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
@@ -77,6 +79,8 @@ class LiveSession:
         on_window: Callable[[Window], object] | None,
         facts: Mapping[str, Any],
         sampler: Sampler,
+        of_process: bool = False,
+        idle_power: Mapping[str, IdlePower] | None = None,
     ) -> None:
         self.log = WindowLog()
         self.running = False
@@ -97,6 +101,8 @@ class LiveSession:
         self._warned_not_running = False
         self._facts = facts
         self._sampler = sampler
+        self._of_process, self._idle_power = of_process, idle_power or {}
+        self._processes: ProcessReader | None = None
         self._lock = threading.RLock()
         self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
@@ -121,6 +127,12 @@ class LiveSession:
             self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
         self._unavailable = found.unavailable
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
+        if self._of_process:
+            times = self._sampler.process_times()
+            self._processes = ProcessReader(
+                clock, times, self._sources, self._period_seconds, self._idle_power, self._note_process
+            )
+            self._processes.tick(edge=True)
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._start_ns = clock.now_ns()
@@ -136,6 +148,8 @@ class LiveSession:
             if not self.running:
                 return
             end_ns = self.now_ns()
+            if self._processes is not None:
+                self._processes.tick(edge=True)
             self._settle(end_ns)
             self._end_device_events()
             self._report_finished(final=True)
@@ -220,6 +234,8 @@ class LiveSession:
         device_end_ns = self._device_end_ns(window)
         if device_end_ns is None:
             return False
+        if self._processes is not None and self._processes.waits_for(window.end_ns):
+            return False
         return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
 
     # -- the device --------------------------------------------------------------------------
@@ -282,6 +298,9 @@ class LiveSession:
 
     # -- the pieces of start and stop --------------------------------------------------------
 
+    def _note_process(self, text: str) -> None:
+        self.remark("process", text)
+
     def _report_sources(self, notes: Sequence[str]) -> None:
         """Say what is estimated or missing: as events, and in one warning."""
         for note in notes:
@@ -327,6 +346,8 @@ class LiveSession:
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
         self._look_at_device()
+        if self._processes is not None and self.running:
+            self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges
@@ -380,6 +401,7 @@ class LiveSession:
             unavailable=self._unavailable,
             events=(*self._events, *self._source_events(end_ns)),
             device=DeviceTimes() if events is None else events.times(since_ns),
+            process=None if self._processes is None else self._processes.rows(start_ns),
         )
 
     def _checks(self) -> list[tuple[str, BothEnergies, Domain]]:
@@ -420,7 +442,7 @@ class LiveSession:
     def forget_after_fork(self) -> None:
         """In a forked child: stop recording; the parent goes on and counts the child's energy."""
         self.running = False
-        self.edge = self.device = self._device_events = None
+        self.edge = self.device = self._device_events = self._processes = None
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from mlmeter.backends.base import Backend
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.meter import EnergyMeter
+from mlmeter.sampling.process_tree import ProcessTimes
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.units import NANOSECONDS_PER_SECOND
 
@@ -235,9 +236,20 @@ def fake_domain(**fields: object) -> Domain:
     return Domain(**values)  # type: ignore[arg-type]  # the caller's fields; Domain checks them
 
 
-def fake_meter(*backends: Backend, clock: FakeClock, **arguments: object) -> EnergyMeter:
-    """Return a meter on `clock` without a thread: counters are read at window edges and by `advance`."""
+def fake_meter(
+    *backends: Backend, clock: FakeClock, process_times: ProcessTimes | None = None, **arguments: object
+) -> EnergyMeter:
+    """Return a meter on `clock` without a thread: counters are read at window edges and by `advance`.
+
+    Args:
+        backends: what is metered.
+        clock: the time.
+        process_times: tells CPU times for ``scope="process"``; None for the machine's own.
+        arguments: for `EnergyMeter`.
+    """
     sampler = Sampler(clock, threaded=False)
+    if process_times is not None:
+        sampler.process_times = lambda: process_times
     return EnergyMeter(backends=list(backends), sampler=sampler, **arguments)  # type: ignore[arg-type]
 
 

@@ -19,6 +19,11 @@ class Backend(Protocol):
     Two more attributes are used where they exist: `unreadable`, a sequence of `Unavailable`
     for domains that are there but cannot be read, and `notes`, texts that users must know.
 
+    A backend of GPUs may have a method `gpu_uses`: it returns, by position of the domain, the
+    processes on each GPU (a sequence of `GpuUse`, also those of other users, compute and graphics),
+    or a text that says why they cannot be told. It is called at most once a second, and only for
+    meters with ``scope="process"``.
+
     Attributes:
         name: one word, the `source` of its domains.
     """
