@@ -25,7 +25,7 @@ MOST_UNEXPLAINED_NS = 10 * TICK_NS
 WHOLE_MACHINE = (
     "it measures the whole machine: CPU time does not tell who used disks, fans and power supplies"
 )
-NO_TIMES = "CPU times were not read"
+NO_TIMES = "CPU times were not read, or all within one tick of 10 ms"
 NO_USES = "the processes on it were not read"
 
 

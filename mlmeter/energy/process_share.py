@@ -58,6 +58,8 @@ PARTS = ("process", "others", "idle", "unattributed")
 PROCESS, OTHERS, IDLE, UNATTRIBUTED = range(4)
 CPU_OF_CAPACITY, CPU_OF_ACTIVE = "cpu_time_of_capacity", "cpu_time_of_active"
 SM_OF_CAPACITY, SM_OF_ACTIVE = "sm_time_of_capacity", "sm_time_of_active"
+# Readings that are closer together than so many ticks are not told apart.
+CLOSE_NS = 4 * TICK_NS
 EXCLUSIVE, NOT_ATTRIBUTED = "gpu_exclusive", "not_attributed"
 
 
@@ -142,7 +144,8 @@ def cpu_shares(rows: ProcessRows, origin_ns: int) -> Shares | None:
     """
     if len(rows.at_ns) < 2:
         return None
-    at, process, busy, idle, processes = (np.array(getattr(rows, name)) for name in CPU_COLUMNS)
+    kept = _apart(np.array(rows.at_ns))
+    at, process, busy, idle, processes = (np.array(getattr(rows, name))[kept] for name in CPU_COLUMNS)
     # A CPU that is taken offline takes its times with it.
     busy, idle = np.maximum.accumulate(busy), np.maximum.accumulate(idle)
     process = booked_in_time(np.maximum.accumulate(process), busy)
@@ -162,6 +165,24 @@ def cpu_shares(rows: ProcessRows, origin_ns: int) -> Shares | None:
         usage_half=_ratio(own_half_ns, capacity_ns),
         resource="cpu",
     )
+
+
+def _apart(at_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which readings to use: the first, the last, and between them those that are ticks apart.
+
+    The readings at both ends of a session come when they must. Between two that are close, ticks
+    that were counted have little to do with what was worked.
+    """
+    if (np.diff(at_ns) >= CLOSE_NS).all():
+        return np.arange(len(at_ns))
+    kept = [0]
+    for number, at in enumerate(at_ns.tolist()):
+        if at >= at_ns[kept[-1]] + CLOSE_NS:
+            kept.append(number)
+    last = len(at_ns) - 1
+    if kept[-1] != last:
+        kept[max(len(kept) - 1, 1) :] = [last]
+    return np.array(kept)
 
 
 def booked_in_time(process_ns: NDArray[np.int64], busy_ns: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ MOST_EVENTS = 5
 MOST_UNIT_ROWS = 20
 MOST_PHASES = 20
 HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "watts")
-SHARE_HEADER = ("domain", "process", "others", "idle", "not attributed", "95 % interval of process")
+SHARE_HEADER = ("joules of", "process", "others", "idle", "unattributed")
 
 
 def summary_text(recording: Recording) -> str:
@@ -102,17 +102,15 @@ def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _share_rows(recording: Recording) -> list[tuple[str, ...]]:
-    """Rows of every domain, and of all: whose its energy is, in joules."""
-    by_domain: dict[str, dict[str, dict[str, Any]]] = {}
+    """Rows of every domain, and of all: whose its energy is."""
+    by_domain: dict[str, dict[str, float]] = {}
     for record in build_table(recording, "shares").records():
-        by_domain.setdefault(record["domain"], {})[record["part"]] = record
+        by_domain.setdefault(record["domain"], {})[record["part"]] = record["energy_joules"]
+    if len(recording.domains) == 1:
+        by_domain.pop(TOTAL, None)
     return [
-        (
-            shorten(domain, 12),
-            *(number(parts[part]["energy_joules"]) for part in PARTS),
-            interval(parts["process"]["low_joules"], parts["process"]["high_joules"]),
-        )
-        for domain, parts in by_domain.items()
+        (shorten(domain, 18), *(number(joules[part]) for part in PARTS))
+        for domain, joules in by_domain.items()
     ]
 
 

@@ -32,6 +32,8 @@ CPU_RATIO = 0.005
 SHORTEST_PERIOD_SECONDS = 0.05
 # Asking a driver for processes takes milliseconds and holds its lock.
 GPU_PERIOD_SECONDS = 1.0
+# A driver that hangs on the sampler's thread does not keep the metered program for longer.
+LONGEST_WAIT_SECONDS = 1.0
 # Rows kept from before a window, of which the interval that it begins in is made.
 ROWS_BEFORE = 2
 
@@ -94,7 +96,9 @@ class ProcessReader:
         Args:
             edge: the session begins or ends here: read in any case.
         """
-        if (not edge and self._clock.now_ns() < self._due_ns) or not self._lock.acquire(blocking=edge):
+        if not edge and self._clock.now_ns() < self._due_ns:
+            return
+        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS if edge else 0):
             return
         begin_ns = time.thread_time_ns()
         try:
@@ -110,7 +114,8 @@ class ProcessReader:
 
     def rows(self, since_ns: int) -> ProcessRows:
         """Return what has been read, from a little before `since_ns` on."""
-        with self._lock:
+        locked = self._lock.acquire(timeout=LONGEST_WAIT_SECONDS)
+        try:
             return ProcessRows(
                 **_since(self._cpu, since_ns),
                 gpus={
@@ -120,6 +125,9 @@ class ProcessReader:
                 idle_power=self._idle_power,
                 reason=self._reason,
             )
+        finally:
+            if locked:
+                self._lock.release()
 
     def _read(self, *, edge: bool) -> None:
         begin_ns = self._clock.now_ns()
@@ -209,4 +217,6 @@ def _empty(typecodes: Mapping[str, str]) -> dict[str, Any]:
 
 def _since(columns: Mapping[str, Any], since_ns: int) -> dict[str, Any]:
     first = max(0, bisect_right(columns["at_ns"], since_ns) - ROWS_BEFORE)
-    return {name: column[first:] for name, column in columns.items()}
+    # A reading that hangs may have filled some of the columns only.
+    size = min(map(len, columns.values()))
+    return {name: column[first:size] for name, column in columns.items()}

@@ -83,6 +83,20 @@ def test_cpu_that_is_taken_offline_changes_nothing() -> None:
     assert ((shares.work >= 0) & (shares.work <= 1)).all()
 
 
+def test_readings_that_are_close_are_one() -> None:
+    """A reading 3 ms after another tells nothing; the last one counts for both."""
+    at = [0, 100, 103, 200, 203]
+    cumulative = ([0, 5, 6, 10, 11], [0, 10, 11, 20, 21], [0, 10, 10, 20, 20])
+    columns = [[value * TICK_NS for value in column] for column in cumulative]
+    times = [value * 1_000_000 for value in at]
+    found = ProcessRows(*(array("q", column) for column in (times, *columns, [1] * 5)))
+    shares = cpu_shares(found, 0)
+    assert shares is not None
+    assert shares.times == pytest.approx([0, 0.1, 0.203])
+    assert shares.work == pytest.approx([5 / 10, 6 / 11])
+    assert not shares.unknown
+
+
 def test_single_reading_tells_nothing() -> None:
     """One reading makes no interval."""
     assert cpu_shares(rows([0], [0], [0]), 0) is None

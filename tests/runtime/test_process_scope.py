@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ from mlmeter.errors import ArgumentError
 from mlmeter.measurement import GpuUse, Provenance
 from mlmeter.recording import TABLES
 from mlmeter.session import Session
-from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
+from mlmeter.testing import FakeBackend, FakeClock, advance, check_backend, fake_domain, fake_meter
 from tests.runtime.fake_processes import OWN_PID, FakeGpus, FakeTimes
 
 WATTS = 100.0
@@ -58,6 +63,8 @@ def test_parts_follow_cpu_time(clock: FakeClock, times: FakeTimes) -> None:
     assert found["others"] == pytest.approx(500, rel=1e-3)
     assert found["idle"] == pytest.approx(250, rel=1e-3)
     assert found["unattributed"] == 0
+    assert set(shares(meter.session, column="reason").values()) == {None}
+    assert "NOT ATTRIBUTED" not in meter.session.summary()
     assert meter.session.total().energy_joules == pytest.approx(250, rel=1e-3)
 
 
@@ -283,6 +290,31 @@ def test_gpu_of_a_backend_that_tells_no_users(clock: FakeClock, times: FakeTimes
     assert "fake does not tell" in str(shares(meter.session, "gpu-0", "reason")["unattributed"])
 
 
+def test_conformance_of_what_a_backend_tells(clock: FakeClock) -> None:
+    """The kit accepts what the protocol says, and names what is wrong."""
+    backend = gpu(clock)
+    backend.uses = [[GpuUse(1, 0.5), GpuUse(2)]]
+    check_backend(backend)
+    backend.uses = [[GpuUse(1, 50.0)]]
+    with pytest.raises(AssertionError, match="from 0 to 1"):
+        check_backend(backend)
+
+
+def test_readings_pass_while_a_driver_hangs(clock: FakeClock, times: FakeTimes) -> None:
+    """Ticks of other threads go on while one waits for the driver; what was read stays whole."""
+    backend = gpu(clock)
+    meter = process_meter(clock, times, backend)
+    with meter:
+        advance(meter, 1)
+        reader = meter.recorder._processes
+        assert reader is not None
+        with reader._lock:
+            reads = times.reads
+            advance(meter, 1)
+            assert times.reads == reads
+    assert meter.session.shares()["energy_joules"].sum() > 0
+
+
 def test_mig_and_containers_are_not_attributed(clock: FakeClock, times: FakeTimes) -> None:
     """A shared board, and pids of another namespace, cannot be matched with ours."""
     session = gpu_session(clock, times, [[GpuUse(OWN_PID)]], shared=True)
@@ -373,6 +405,40 @@ def test_unknown_scope_is_refused(scope: Any) -> None:
     """The message names both."""
     with pytest.raises(ArgumentError, match='"machine" or "process"'):
         EnergyMeter(scope=scope)
+
+
+# -- real processes ------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::mlmeter.errors.EstimateWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_real_session_counts_forked_and_finished_children() -> None:
+    """A session on real time: six finished children and a forked one are in the parent's session."""
+    work = "import time\nwhile time.process_time() < 0.1: pass"
+    with EnergyMeter(scope="process", backends=["cpu_estimate"], phase="other") as meter:
+        with meter.window("children"):
+            for _ in range(6):
+                subprocess.run([sys.executable, "-c", work], check=True)
+            child = os.fork()
+            if not child:
+                while time.process_time() < 0.1:
+                    pass
+                os._exit(0)
+            os.waitpid(child, 0)
+    process = meter.session.recording.process
+    assert process is not None
+    assert (process.process_ns[-1] - process.process_ns[0]) * 1e-9 >= 7 * 0.1 - 0.05
+    found = shares(meter.session, "cpu-estimate")
+    assert found["process"] > 0
+    assert sum(found.values()) == pytest.approx(meter.session.domains()["energy_joules"][0], rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::mlmeter.errors.EstimateWarning")
+def test_real_session_that_sleeps_has_nearly_nothing() -> None:
+    """What the meter itself works is all that is left: a few hundredths of the capacity."""
+    with EnergyMeter(scope="process", backends=["cpu_estimate"], phase="other") as meter:
+        threading.Event().wait(1.0)
+    assert shares(meter.session, "cpu-estimate", "share_ratio")["process"] < 0.05
 
 
 # -- files ---------------------------------------------------------------------------------------
