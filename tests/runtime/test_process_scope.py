@@ -76,7 +76,8 @@ def test_sleeping_process_gets_nothing(clock: FakeClock, times: FakeTimes) -> No
     total = meter.session.total()
     assert total.energy_joules == 0
     assert total.high_joules is not None
-    assert total.high_joules < 20
+    # One tick that was not seen in the first of the intervals is possible.
+    assert 0.25 < total.high_joules < 20
     assert not total.resolved
 
 
