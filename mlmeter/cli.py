@@ -79,6 +79,13 @@ def demo(
 @click.option("--name", help="Name of the run; by default the program's.")
 @click.option("--phase", default="other", show_default=True, help="Phase of the time in no window.")
 @click.option("--backends", help="Comma-separated sources, such as rapl,nvml; by default the best.")
+@click.option(
+    "--scope",
+    type=click.Choice(("machine", "process")),
+    default="machine",
+    show_default=True,
+    help="Energy of the whole machine, or of the program and its children.",
+)
 @click.option("--quiet", is_flag=True, help="Print no summary.")
 @require_measured_option
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -87,6 +94,7 @@ def run(
     name: str | None,
     phase: str,
     backends: str | None,
+    scope: str,
     program: tuple[str, ...],
     *,
     quiet: bool,
@@ -114,6 +122,7 @@ def run(
             name or target.name,
             phase=phase,
             backends=backends.split(",") if backends else None,
+            scope=scope,
             output_dir=output_dir,
         )
     except MLMeterError as error:

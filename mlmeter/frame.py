@@ -15,6 +15,7 @@ import numpy as np
 from mlmeter.bursts import burst_rows
 from mlmeter.dynamic_energy import DynamicEnergy, idle_powers
 from mlmeter.energy.columns import ENERGY_COLUMNS
+from mlmeter.energy.process_share import PARTS, UNATTRIBUTED
 from mlmeter.energy.windows import hulls
 from mlmeter.recording import TOTAL, Recording, Resolution, Run
 from mlmeter.time_bases import TimeBase
@@ -68,6 +69,7 @@ def build_table(recording: Recording, name: str) -> Table:
         "window_names": window_names_table,
         "bursts": bursts_table,
         "domains": domains_table,
+        "shares": shares_table,
         "samples": samples_table,
         "events": events_table,
     }
@@ -244,7 +246,7 @@ def domains_table(recording: Recording) -> Table:
     """One row per domain, and one per source that gave nothing, with the reason."""
     rows = []
     run = recording.run
-    totals = {name: columns for name, _, columns in recording.resolution.by_domain(TOTAL)}
+    totals = recording.resolution.wholes()
     for domain, collected in recording.domains:
         energies = totals.get(domain.name)
         readable = energies is not None and energies["provenance"][0] is not None
@@ -333,6 +335,35 @@ _DOMAIN_COLUMNS = (
     "measured_period_seconds",
     "short",
 )
+
+
+_SHARE_COLUMNS = ("session", "domain", "kind", "part", *ENERGY_COLUMNS, "share_ratio", "reason")
+
+
+def shares_table(recording: Recording) -> Table:
+    """One row per domain and part of the session's energy: the process', others', idle, not attributed."""
+    resolution = recording.resolution
+    blocks: list[dict[str, Any]] = [{column: np.zeros(0, dtype=object) for column in _SHARE_COLUMNS}]
+    domains = {domain.name: domain for domain, _ in recording.domains}
+    wholes = resolution.wholes()
+    for number, part in enumerate(PARTS):
+        for name, kind, energies in resolution.session_parts(number):
+            scope = resolution.process if number == UNATTRIBUTED and name in domains else None
+            blocks.append(
+                {
+                    "session": _repeat(recording.run.id, 1),
+                    "domain": _repeat(name, 1),
+                    "kind": _repeat(kind, 1),
+                    "part": _repeat(part, 1),
+                    **energies,
+                    "share_ratio": _ratio(energies["energy_joules"], wholes[name]["energy_joules"]),
+                    "reason": _object(None if scope is None else scope.reason(domains[name])),
+                }
+            )
+    parts = _join("shares", blocks)
+    # Part by part is how they are found; domain by domain is how they are read.
+    order = np.argsort([list(wholes).index(name) for name in parts.columns["domain"]], kind="stable")
+    return Table("shares", {name: np.asarray(column)[order] for name, column in parts.columns.items()})
 
 
 def samples_table(recording: Recording) -> Table:
@@ -497,6 +528,10 @@ def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.flo
 
 def _overlap(span: tuple[int, int], session: tuple[int, int]) -> int:
     return max(0, min(span[1], session[1]) - max(span[0], session[0]))
+
+
+def _object(value: object) -> NDArray[Any]:
+    return np.array([value], dtype=object)
 
 
 def _repeat(value: str, count: int) -> NDArray[Any]:

@@ -35,6 +35,7 @@ from mlmeter.errors import (
 from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
+from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
 from mlmeter.sampling.second_reading import SecondReadings
 from mlmeter.sampling.sources import POOL, Source
@@ -43,6 +44,7 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
+    from mlmeter.energy.process_rows import IdlePower
     from mlmeter.windows import DeviceEdges, Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
@@ -81,6 +83,8 @@ class LiveSession:
         facts: Mapping[str, Any],
         sampler: Sampler,
         baseline: baselines.Given = None,
+        of_process: bool = False,
+        idle_power: Mapping[str, IdlePower] | None = None,
     ) -> None:
         self._baseline = baseline
         self.log = WindowLog()
@@ -102,6 +106,8 @@ class LiveSession:
         self._warned_not_running = False
         self._facts = facts
         self._sampler = sampler
+        self._of_process, self._idle_power = of_process, idle_power or {}
+        self._processes: ProcessReader | None = None
         self._lock = threading.RLock()
         self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
@@ -128,6 +134,12 @@ class LiveSession:
             self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
         self._unavailable = found.unavailable
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
+        if self._of_process:
+            times = self._sampler.process_times()
+            self._processes = ProcessReader(
+                clock, times, self._sources, self._period_seconds, self._idle_power, self._note_process
+            )
+            self._processes.tick(edge=True)
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._note_states("start")
@@ -146,6 +158,8 @@ class LiveSession:
             if not self.running:
                 return
             end_ns = self.now_ns()
+            if self._processes is not None:
+                self._processes.tick(edge=True)
             self._settle(end_ns)
             self._end_device_events()
             self._report_finished(final=True)
@@ -231,6 +245,8 @@ class LiveSession:
         device_end_ns = self._device_end_ns(window)
         if device_end_ns is None:
             return False
+        if self._processes is not None and self._processes.waits_for(window.end_ns):
+            return False
         return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
 
     # -- the device --------------------------------------------------------------------------
@@ -292,6 +308,9 @@ class LiveSession:
             self.remark("window", f'sync="events": {text}')
 
     # -- the pieces of start and stop --------------------------------------------------------
+
+    def _note_process(self, text: str) -> None:
+        self.remark("process", text)
 
     def _report_sources(self, notes: Sequence[str]) -> None:
         """Say what is estimated or missing: as events, and in one warning."""
@@ -362,6 +381,8 @@ class LiveSession:
         self.log.compact()
         self._look_at_device()
         self._second.keep_up(self.now_ns())
+        if self._processes is not None and self.running:
+            self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges
@@ -420,6 +441,7 @@ class LiveSession:
             unavailable=self._unavailable,
             events=(*self._events, *self._source_events(end_ns)),
             device=DeviceTimes() if events is None else events.times(since_ns),
+            process=None if self._processes is None else self._processes.rows(start_ns),
         )
 
     def _checks(self) -> list[tuple[str, BothEnergies, Domain]]:
@@ -465,7 +487,7 @@ class LiveSession:
     def forget_after_fork(self) -> None:
         """In a forked child: stop recording; the parent goes on and counts the child's energy."""
         self.running = False
-        self.edge = self.device = self._device_events = None
+        self.edge = self.device = self._device_events = self._processes = None
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -136,6 +136,19 @@ class Failure(NamedTuple):
     at_ns: int
 
 
+class GpuUse(NamedTuple):
+    """One process that uses a GPU.
+
+    Attributes:
+        pid: its number, as the host counts processes.
+        sm_share: time in which its kernels ran / time, since it was last asked, 0 to 1; None where
+            the driver does not tell.
+    """
+
+    pid: int
+    sm_share: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unavailable:
     """A source that gave nothing, and why: absent numbers are explained, never 0."""

@@ -34,6 +34,7 @@ Unit = float | Callable[..., float]
 
 TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
 SYNC_WORDS = ("events", "device", "none")
+MACHINE, PROCESS = SCOPES = ("machine", "process")
 OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
 
 logger = logging.getLogger("mlmeter")
@@ -124,7 +125,8 @@ class WindowMethods:
 class EnergyMeter(WindowMethods):
     """Meters the energy of the machine while a block of code runs.
 
-    Energies are those of the whole machine, other programs included, as every report says.
+    Energies are those of the whole machine, other programs included, as every report says; with
+    ``scope="process"`` this process' part of them.
 
     Args:
         name: name of the run; None for the program's.
@@ -132,7 +134,9 @@ class EnergyMeter(WindowMethods):
             ``"evaluation"``, ``"data"``, ``"idle"`` or any text.
         backends: names such as ``["rapl", "nvml"]`` or `Backend` objects; None for the best
             source of every domain.
-        scope: ``"machine"``, the only scope of this version.
+        scope: ``"machine"``: energies are those of the whole machine. ``"process"``: those of this
+            process and its children, also finished ones, by their share of CPU time and their use
+            of GPUs; `Session.shares` tells what others used and what idling took.
         period_seconds: longest time between two readings of a counter; None for 0.1 s.
         power_sampling: who reads devices that show their power only. ``"thread"``: the sampler's
             thread. ``"process"``: a process of its own (Linux), which no extension that holds
@@ -172,7 +176,7 @@ class EnergyMeter(WindowMethods):
         *,
         phase: str = TRAINING,
         backends: Sequence[str | Backend] | None = None,
-        scope: str = "machine",
+        scope: str = MACHINE,
         period_seconds: float | None = None,
         power_sampling: str = THREAD,
         output_dir: str | os.PathLike[str] | None = None,
@@ -183,12 +187,11 @@ class EnergyMeter(WindowMethods):
     ) -> None:
         if name is not None and not _is_text(name):
             raise ArgumentError(f"name={name!r}: expected a text that is not empty, or None")
-        if scope != "machine":
-            raise ArgumentError(f'scope={scope!r}: this version knows only "machine"')
         if on_window is not None and not callable(on_window):
             raise ArgumentError(f"on_window={on_window!r}: expected a function of one window, or None")
         self.name = name or _program_name()
         self.base_phase = _checked_phase(phase)
+        self._scope = _checked_scope(scope)
         self._backends = check_selection(backends)
         self._period_seconds = _checked_period(period_seconds)
         self._power_sampling = _checked_power_sampling(power_sampling)
@@ -276,7 +279,7 @@ class EnergyMeter(WindowMethods):
 
     def _new_live(self) -> LiveSession:
         facts = {
-            "scope": "machine",
+            "scope": self._scope,
             "period_seconds": self._period_seconds,
             "power_sampling": self._power_sampling,
         }
@@ -291,6 +294,7 @@ class EnergyMeter(WindowMethods):
             facts=facts,
             sampler=self._sampler or shared_sampler(),
             baseline=self._baseline,
+            of_process=self._scope == PROCESS,
         )
 
     def _leave_context(self) -> None:
@@ -394,6 +398,13 @@ def _checked_phase(phase: str) -> str:
     if not _is_text(phase):
         raise ArgumentError(f'phase={phase!r}: expected a text such as "training" or "inference"')
     return phase
+
+
+def _checked_scope(scope: object) -> str:
+    if not isinstance(scope, str) or scope not in SCOPES:
+        accepted = " or ".join(f'"{name}"' for name in SCOPES)
+        raise ArgumentError(f"scope={scope!r}: expected {accepted}")
+    return scope
 
 
 def _checked_period(period_seconds: object) -> float:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from mlmeter.energy.attribution import Attribution, Energies
     from mlmeter.energy.columns import Columns
     from mlmeter.energy.counters import Rows
+    from mlmeter.energy.process_rows import ProcessRows
     from mlmeter.energy.timeline import Timeline
     from mlmeter.energy.windows import Ownership, Windows
+    from mlmeter.process_scope import ProcessScope
+    from mlmeter.time_bases import TimeBase
     from mlmeter.window_log import WindowRecords
 
 SESSION_ROW = 0
@@ -33,7 +36,7 @@ MOST_GROUPS = 200
 MANY_WINDOWS = 100_000
 MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
-TABLES = ("phases", "windows", "window_names", "bursts", "domains", "samples", "events")
+TABLES = ("phases", "windows", "window_names", "bursts", "domains", "shares", "samples", "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Recording:
     unavailable: tuple[Unavailable, ...]
     events: tuple[Event, ...]
     device: DeviceTimes = field(default_factory=DeviceTimes)
+    # What tells this process' part; None if energies are those of the whole machine.
+    process: ProcessRows | None = None
 
     @cached_property
     def resolution(self) -> Resolution:
@@ -106,6 +111,7 @@ class Resolution:
         self.windows: Windows = found.host.windows
         self.ownership: Ownership = found.host.ownership
         self.phases, self.phase_of_window = _phases_of(recording)
+        self.process = _process_scope(recording, self.bases)
 
     @cached_property
     def timelines(self) -> dict[str, Timeline | None]:
@@ -138,10 +144,14 @@ class Resolution:
     @cached_property
     def events(self) -> tuple[Event, ...]:
         """What the fits say that a reader of their numbers must know."""
-        return tuple(
-            Event(time_seconds=0.0, kind=kind, domain=name, message=f"{name}: {message}")
-            for name, attribution in self.attributions.items()
-            for kind, message in attribution.remarks
+        of_process = () if self.process is None else self.process.remarks()
+        return (
+            *(
+                Event(time_seconds=0.0, kind=kind, domain=name, message=f"{name}: {message}")
+                for name, attribution in self.attributions.items()
+                for kind, message in attribution.remarks
+            ),
+            *(Event(time_seconds=0.0, kind=kind, domain=None, message=text) for kind, text in of_process),
         )
 
     def by_domain(self, spans: str) -> Iterator[tuple[str, str, Columns]]:
@@ -158,12 +168,49 @@ class Resolution:
                 yield domain.name, domain.kind, energy_columns(self._energies(attribution, spans))
         yield TOTAL, TOTAL, self.total(spans)
 
+    def wholes(self) -> dict[str, Columns]:
+        """Return the session's energy of each domain and of all, whatever the scope, by name."""
+        from mlmeter.energy.columns import energy_columns, total_columns
+
+        found = {}
+        for name, attribution in self.attributions.items():
+            found[name] = energy_columns(attribution.total)
+            self._let_go(attribution, TOTAL)
+        counted = [found[domain.name] for domain, _ in self._recording.domains if self._adds(domain)]
+        return {**found, TOTAL: total_columns(counted, 1)}
+
+    def _adds(self, domain: Domain) -> bool:
+        """Whether a domain could be read and is part of the session's total."""
+        return domain.counted and domain.name in self.attributions
+
+    def session_parts(self, part: int) -> Iterator[tuple[str, str, Columns]]:
+        """Yield, as `by_domain`, one of the `PARTS` of the session's energy; nothing for the machine's."""
+        from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
+
+        if self.process is None:
+            return
+        counted = []
+        for domain, _ in self._recording.domains:
+            attribution = self.attributions.get(domain.name)
+            if attribution is not None:
+                energies = self.process.session_part(attribution, part)
+                counted += [energies] if domain.counted else []
+                yield domain.name, domain.kind, energy_columns(energies)
+        columns = [energy_columns(energies) for energies in counted]
+        unread_joules = self._unread_joules(counted[0].duration_seconds) if counted else None
+        yield TOTAL, TOTAL, total_columns(columns, 1, unread_joules, hidden_joules(counted, 1))
+
     def _energies(self, attribution: Attribution, spans: str) -> Energies:
         """Return energies of one kind of spans; of many windows only one domain is in memory."""
         found: Energies = getattr(attribution, spans)
+        if self.process is not None:
+            found = self.process.of_spans(attribution, found, spans, self.phase_of_window)
+        self._let_go(attribution, spans)
+        return found
+
+    def _let_go(self, attribution: Attribution, spans: str) -> None:
         if len(self.windows) > MANY_WINDOWS and spans in ("phases", TOTAL):
             attribution.release()
-        return found
 
     def pooled(
         self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
@@ -189,6 +236,8 @@ class Resolution:
             pooled = pool(attribution.enclosed, rows, group, bounds[domain.name])
             if attribution.split is not None:
                 pooled = attribution.split.pooled(pooled, rows, group)
+            if self.process is not None:
+                pooled = self.process.pooled(attribution, pooled, rows, group)
             columns = energy_columns(pooled)
             if domain.counted:
                 counted.append(columns)
@@ -258,6 +307,15 @@ class Resolution:
             if not rows.counts and (domain.counted if kind is None else _of_kind(domain, kind))
         ]
         return sum(unread) * duration_seconds if unread else None
+
+
+def _process_scope(recording: Recording, bases: dict[str, TimeBase]) -> ProcessScope | None:
+    """Return what takes this process' part; None where energies are the whole machine's."""
+    if recording.process is None:
+        return None
+    from mlmeter.process_scope import ProcessScope
+
+    return ProcessScope(recording.process, recording.run.start_ns, bases)
 
 
 def _of_kind(domain: Domain, kind: str) -> bool:

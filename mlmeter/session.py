@@ -81,6 +81,14 @@ class Session:
         """Return one row per domain, also for those that could not be read, with the reason."""
         return self._frame("domains")
 
+    def shares(self) -> pd.DataFrame:
+        """Return, with ``scope="process"``, one row per domain and part of its energy.
+
+        The parts are ``process`` (this process and its children), ``others``, ``idle`` and
+        ``unattributed``; they add up to the energy of the domain. Without rows for the whole machine.
+        """
+        return self._frame("shares")
+
     def samples(self) -> pd.DataFrame:
         """Return the time series: joules since the start and watts of each domain."""
         return self._frame("samples")
@@ -91,6 +99,8 @@ class Session:
 
     def total(self, kind: str | None = None) -> Energy:
         """Return the energy of the session: packages, DRAM and GPUs, nothing twice.
+
+        With ``scope="process"`` that of this process and its children.
 
         Args:
             kind: only domains of this kind, such as ``"gpu"``.
@@ -129,7 +139,7 @@ class Session:
         Args:
             path: file to write, replaced only when the new one is complete; or an open text file.
             table: ``"phases"``, ``"windows"``, ``"window_names"``, ``"bursts"``, ``"domains"``,
-                ``"samples"`` or ``"events"``.
+                ``"shares"``, ``"samples"`` or ``"events"``.
 
         Raises:
             ArgumentError: there is no such table.

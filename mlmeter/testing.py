@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from mlmeter.backends.base import Backend
-from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.measurement import Domain, Failure, GpuUse, Provenance, Reading
 from mlmeter.meter import EnergyMeter
+from mlmeter.sampling.process_tree import ProcessTimes
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.units import NANOSECONDS_PER_SECOND
 
@@ -235,9 +236,20 @@ def fake_domain(**fields: object) -> Domain:
     return Domain(**values)  # type: ignore[arg-type]  # the caller's fields; Domain checks them
 
 
-def fake_meter(*backends: Backend, clock: FakeClock, **arguments: object) -> EnergyMeter:
-    """Return a meter on `clock` without a thread: counters are read at window edges and by `advance`."""
+def fake_meter(
+    *backends: Backend, clock: FakeClock, process_times: ProcessTimes | None = None, **arguments: object
+) -> EnergyMeter:
+    """Return a meter on `clock` without a thread: counters are read at window edges and by `advance`.
+
+    Args:
+        backends: what is metered.
+        clock: the time.
+        process_times: tells CPU times for ``scope="process"``; None for the machine's own.
+        arguments: for `EnergyMeter`.
+    """
     sampler = Sampler(clock, threaded=False)
+    if process_times is not None:
+        sampler.process_times = lambda: process_times
     return EnergyMeter(backends=list(backends), sampler=sampler, **arguments)  # type: ignore[arg-type]
 
 
@@ -272,6 +284,7 @@ def check_backend(backend: Backend) -> None:
         assert domain.update_period_seconds > 0, f"{domain.name}: update_period_seconds is not positive"
         names = {other.name for other in domains}
         assert domain.parent is None or domain.parent in names, f"{domain.name}: unknown parent"
+    _check_gpu_uses(backend, domains)
     first, second = backend.read(), backend.read()
     for item in (*first, *second):
         assert 0 <= item.position < len(domains), f"position {item.position} is no domain"
@@ -284,6 +297,17 @@ def check_backend(backend: Backend) -> None:
             assert late, f"{domains[item.position].name}: time stamps go backwards"
     backend.close()
     backend.close()
+
+
+def _check_gpu_uses(backend: Backend, domains: Sequence[Domain]) -> None:
+    """Check what a backend tells of the processes on its GPUs, if it tells of any."""
+    ask = getattr(backend, "gpu_uses", None)
+    for position, told in (dict(ask()) if ask is not None else {}).items():
+        assert 0 <= position < len(domains), f"gpu_uses: position {position} is no domain"
+        assert domains[position].kind == "gpu", f"gpu_uses: {domains[position].name} is no GPU"
+        for use in () if isinstance(told, str) else told:
+            assert isinstance(use, GpuUse), f"gpu_uses: {use!r} is no GpuUse"
+            assert use.sm_share is None or 0 <= use.sm_share <= 1, f"gpu_uses: {use} is not from 0 to 1"
 
 
 def _check_reading(domain: Domain, reading: Reading) -> None:

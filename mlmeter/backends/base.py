@@ -23,6 +23,11 @@ class Backend(Protocol):
     `device_states`, which returns for each domain a table of facts (clocks, temperature) for the
     manifest. It is called at the start and the end of a session and may be slow.
 
+    A backend of GPUs may have a method `gpu_uses`: it returns, by position of the domain, the
+    processes on each GPU (a sequence of `GpuUse`, also those of other users, compute and graphics),
+    or a text that says why they cannot be told. It is called at most once a second, and only for
+    meters with ``scope="process"``.
+
     Attributes:
         name: one word, the `source` of its domains.
     """

@@ -55,6 +55,7 @@ class Energies:
         fitted: whether the fit tells a span's energy to 10 % or better; None without a fit.
         told: whether the counter was refreshed in a span or one period after it, or can still be;
             others have bounds only. None where that is not asked.
+        share: rule by which each is a part of the whole domain's; None if they are the whole.
     """
 
     domain: Domain
@@ -69,6 +70,7 @@ class Energies:
     sigma_systematic: Joules | None = None
     fitted: NDArray[np.bool_] | None = None
     told: NDArray[np.bool_] | None = None
+    share: NDArray[np.object_] | None = None
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -138,6 +140,11 @@ class Attribution:
     def timeline(self) -> Timeline:
         """The curve that energies come from; that of the counter's own time if it lags."""
         return self._given if self._fit is None else self._fit.timeline
+
+    @property
+    def steps(self) -> Joules:
+        """Energy of the whole domain from edge to edge, shape (edges - 1,)."""
+        return self._steps
 
     @cached_property
     def _steps(self) -> Joules:

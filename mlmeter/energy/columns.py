@@ -45,6 +45,8 @@ def energy_columns(energies: Energies) -> Columns:
     method = _text(readable, "load_estimate" if estimated else energies.method)
     if energies.told is not None:
         method[readable & ~energies.told] = BOUNDS_ONLY
+    if energies.share is not None:
+        method[readable] = method[readable] + "*" + energies.share[readable]
     return {
         "energy_joules": np.where(readable, energies.joules, np.nan),
         "low_joules": np.where(readable, energies.low, np.nan),

@@ -12,6 +12,7 @@ from typing import Any
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
+from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, IdlePower, ProcessRows
 from mlmeter.errors import RunFileError
 from mlmeter.frame import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
@@ -107,7 +108,15 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "threads": windows.thread_names,
         "units": list(windows.units),
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
+        "process": _process_facts(recording.process),
     }
+
+
+def _process_facts(rows: ProcessRows | None) -> dict[str, Any] | None:
+    if rows is None:
+        return None
+    gpus = [{"domain": name, "reason": uses.reason} for name, uses in rows.gpus.items()]
+    return {"gpus": gpus, "idle_power": dict(rows.idle_power), "reason": rows.reason}
 
 
 def _write_readings(recording: Recording, path: Path) -> None:
@@ -125,8 +134,19 @@ def _write_readings(recording: Recording, path: Path) -> None:
             arrays[f"domain.{number}.{name}"] = getattr(rows, name)
         if rows.driver_ns is not None:
             arrays[f"domain.{number}.{DRIVER_COLUMN}"] = rows.driver_ns
+    arrays.update(_process_arrays(recording.process))
     with replacing(path, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+
+
+def _process_arrays(rows: ProcessRows | None) -> dict[str, Any]:
+    """Return the readings of CPU times and of users of GPUs; only sessions of a process have any."""
+    if rows is None:
+        return {}
+    arrays = {f"process.{name}": getattr(rows, name) for name in CPU_COLUMNS}
+    for number, uses in enumerate(rows.gpus.values()):
+        arrays.update({f"process.gpu.{number}.{name}": getattr(uses, name) for name in GPU_COLUMNS})
+    return arrays
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -178,7 +198,40 @@ def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording
         ),
         events=tuple(Event(**event) for event in manifest["events"]),
         device=_device_of(manifest, arrays),
+        process=_process_of(manifest, arrays),
     )
+
+
+def _process_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> ProcessRows | None:
+    """Return what tells a process' part; None from the run of a whole machine."""
+    facts = manifest.get("process")
+    if facts is None:
+        return None
+    gpus = {}
+    for number, item in enumerate(facts["gpus"]):
+        gpus[str(item["domain"])] = GpuRows(
+            **_columns(arrays, f"process.gpu.{number}", GPU_COLUMNS), reason=item["reason"]
+        )
+    idle_power = {
+        str(name): IdlePower(float(watts), float(sigma))
+        for name, (watts, sigma) in facts["idle_power"].items()
+    }
+    columns = _columns(arrays, "process", CPU_COLUMNS)
+    return ProcessRows(**columns, gpus=gpus, idle_power=idle_power, reason=facts["reason"])
+
+
+def _columns(arrays: dict[str, Any], prefix: str, typecodes: dict[str, str]) -> dict[str, Any]:
+    """Return columns of one length.
+
+    Raises:
+        ValueError: they differ in length.
+    """
+    found = {
+        name: array(typecode, arrays[f"{prefix}.{name}"].tolist()) for name, typecode in typecodes.items()
+    }
+    if len({len(column) for column in found.values()}) > 1:
+        raise ValueError(f"columns of {prefix} differ in length")
+    return found
 
 
 def _device_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> DeviceTimes:

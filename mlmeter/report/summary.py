@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
+from mlmeter.energy.process_share import PARTS
 from mlmeter.frame import build_table, unread_reason
 from mlmeter.measurement import Provenance
 from mlmeter.recording import TOTAL, Recording
@@ -18,6 +19,7 @@ MOST_EVENTS = 5
 MOST_UNIT_ROWS = 20
 MOST_PHASES = 20
 HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "watts")
+SHARE_HEADER = ("joules of", "process", "others", "idle", "unattributed")
 
 
 def summary_text(recording: Recording) -> str:
@@ -26,6 +28,8 @@ def summary_text(recording: Recording) -> str:
     above = _above_idle_rows(recording)
     if above:
         parts.append(table(("phase", "domain", "idle J", "above idle J", "95 % interval"), above, left=2))
+    if recording.process is not None:
+        parts.append(table(SHARE_HEADER, _share_rows(recording)))
     units = _unit_rows(recording)
     if units:
         header = ("window", "unit", "count", "joules each", "95 % interval")
@@ -58,8 +62,8 @@ def summary_html(recording: Recording) -> str:
 def _title(recording: Recording) -> str:
     run = recording.run
     state = "" if run.finished else ", still running"
-    scope = run.facts.get("scope", "machine")
-    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of the whole {scope}"
+    whose = "the whole machine" if recording.process is None else "this process and its children"
+    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of {whose}"
 
 
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
@@ -127,6 +131,19 @@ def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
     ]
 
 
+def _share_rows(recording: Recording) -> list[tuple[str, ...]]:
+    """Rows of every domain, and of all: whose its energy is."""
+    by_domain: dict[str, dict[str, float]] = {}
+    for record in build_table(recording, "shares").records():
+        by_domain.setdefault(record["domain"], {})[record["part"]] = record["energy_joules"]
+    if len(recording.domains) == 1:
+        by_domain.pop(TOTAL, None)
+    return [
+        (shorten(domain, 18), *(number(joules[part]) for part in PARTS))
+        for domain, joules in by_domain.items()
+    ]
+
+
 def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
@@ -154,8 +171,12 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
 def _notes(recording: Recording) -> list[str]:
     """Say of every number where it comes from, and what is missing."""
     notes = []
-    totals = {name: energies for name, _, energies in recording.resolution.by_domain(TOTAL)}
+    totals = recording.resolution.wholes()
     for domain, _ in recording.domains:
+        scope = recording.resolution.process
+        unknown = None if scope is None else scope.reason(domain)
+        if unknown is not None:
+            notes.append(f"{domain.name}: NOT ATTRIBUTED to processes, or not all of it: {unknown}")
         if domain.name not in totals or totals[domain.name]["provenance"][0] is None:
             notes.append(f"{domain.name}: NOT READ, {unread_reason(recording, domain.name)}")
             continue

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,11 @@ class PowerProcess:
     def process_id(self) -> int | None:
         """Of the child process; None after it has ended."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def gpu_uses(self) -> Callable[[], Mapping[int, object]] | None:
+        """The backend's own method, None if it has none: asking is rare and stays with the caller."""
+        return getattr(self._backend, "gpu_uses", None)
 
     def open(self) -> Sequence[Domain]:
         """Return the domains: the backend is open already."""

@@ -21,6 +21,7 @@ from mlmeter.energy.counters import Remark, Rows
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.poll_budget import PollBudget
+from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, POOL, Source
 
@@ -64,10 +65,22 @@ class Sampler:
     """Reads sources at a period and at window edges.
 
     Everything that the thread does is in `tick`, `poll` and `locate`, which tests call directly.
+
+    Args:
+        clock: the time.
+        threaded: False leaves it to the caller to call them.
+        process_times: makes what tells a session with ``scope="process"`` CPU times.
     """
 
-    def __init__(self, clock: Clock | None = None, *, threaded: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        threaded: bool = True,
+        process_times: Callable[[], ProcessTimes] = ProcessTree.of_this_process,
+    ) -> None:
         self.clock = clock or MonotonicClock()
+        self.process_times = process_times
         self._now_ns = self.clock.now_ns
         self._threaded = threaded
         self._random = random.Random()

@@ -107,6 +107,37 @@ def test_traceback_starts_with_the_script(tmp_path: Path) -> None:
     assert "program.py" not in result.stderr
 
 
+def test_process_scope_counts_six_finished_children(tmp_path: Path) -> None:
+    """The parts of every domain stand in shares.csv; the CPU time of finished children is ours."""
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        f"for _ in range(6): subprocess.run([sys.executable, '-c', {work!r}], check=True)\n"
+    )
+    result = mlmeter_command(
+        "run", "--scope", "process", "--backends", "cpu_estimate", "--", "python", str(script), cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "this process and its children" in result.stderr
+    (directory,) = (path.parent for path in tmp_path.glob("mlmeter-runs/*/shares.csv"))
+    with (directory / "shares.csv").open(newline="") as file:
+        parts = {row["part"]: row for row in csv.DictReader(file) if row["domain"] == "total"}
+    assert float(parts["process"]["energy_joules"]) > 0
+    assert parts["process"]["method"] == "load_estimate*cpu_time_of_capacity"
+    process = mlmeter.load(directory).recording.process
+    assert process is not None
+    assert (process.process_ns[-1] - process.process_ns[0]) * 1e-9 >= 6 * 0.2 - 0.05
+
+
+def test_unknown_scope_is_a_wrong_usage(tmp_path: Path) -> None:
+    """The message names both scopes."""
+    result = mlmeter_command("run", "--scope", "host", "--", "true", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "machine" in result.stderr
+    assert "process" in result.stderr
+
+
 def test_module_is_run(tmp_path: Path) -> None:
     """`python -m module` runs in the session too."""
     (tmp_path / "work.py").write_text(

@@ -15,6 +15,7 @@ from mlmeter import cli, errors
 from mlmeter.doctor.advice import RULE, Advice
 from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
+from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS
 from mlmeter.recording import TABLES
 from mlmeter.report.runs_file import run_row
 from mlmeter.session import Session
@@ -115,6 +116,10 @@ def test_arrays_of_readings(session: Session, tmp_path: Path) -> None:
     documented = dict(re.findall(r"^\| `([\w.]+)` \| (\w+) \|", text, re.MULTILINE))
     with np.load(session.save(tmp_path) / "readings.npz") as archive:
         written = {re.sub(r"\.\d+\.", ".N.", name): str(archive[name].dtype) for name in archive.files}
+    types = {"q": "int64", "d": "float64"}
+    # Only for the scope of a process.
+    written |= {f"process.{name}": types[code] for name, code in CPU_COLUMNS.items()}
+    written |= {f"process.gpu.N.{name}": types[code] for name, code in GPU_COLUMNS.items()}
     # Only a driver that stamps its values makes this one.
     assert documented == written | {"domain.N.driver_ns": "int64"}
 

@@ -139,10 +139,11 @@ def test_csv_has_the_rows_of_the_frame(session: Session, tmp_path: Path, name: s
     path = tmp_path / f"{name}.csv"
     session.to_csv(path, table=name)
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
     table = build_table(session.recording, name)
     assert len(rows) == len(table)
-    assert list(rows[0]) == list(table.columns)
+    assert list(reader.fieldnames or ()) == list(table.columns)
     assert not any(value.lower() in ("nan", "none") for row in rows for value in row.values())
     if "energy_joules" in table.columns:
         for row, value in zip(rows, table.columns["energy_joules"], strict=True):

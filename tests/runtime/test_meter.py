@@ -281,7 +281,7 @@ def test_no_meter_is_left_running(meter: EnergyMeter) -> None:
         ({"phase": ""}, "training"),
         ({"phase": 3}, "training"),
         ({"name": ""}, "not empty"),
-        ({"scope": "process"}, "machine"),
+        ({"scope": "host"}, "machine"),
         ({"period_seconds": 0}, "0.001 to 60"),
         ({"period_seconds": "fast"}, "0.001 to 60"),
         ({"period_seconds": float("nan")}, "0.001 to 60"),
