@@ -6,6 +6,7 @@ Adding hardware is one file and one line here, or an entry point of the group
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -19,18 +20,42 @@ ENTRY_POINT_GROUP = "mlmeter.backends"
 
 
 class Builtin(NamedTuple):
-    """A backend of ours: where its class is and what it can read."""
+    """A backend of ours: where its class is, what it can read, and when it is opened.
+
+    Those that are not `default` need an address, a subprocess or more than a millisecond per
+    read, so a user has to name them. One for `special` hardware is not worth a word where a
+    session looked for it by itself, there is none, and nothing could be done about it.
+    """
 
     name: str
     target: str
     kinds: tuple[str, ...]
     estimates: bool = False
+    default: bool = True
+    special: bool = False
 
 
 # Probe order: counters first, an estimate only for a kind that nothing measures.
 BUILTINS = (
     Builtin("rapl", "mlmeter.backends.rapl:RaplBackend", ("cpu", "dram", "psys")),
     Builtin("nvml", "mlmeter.backends.nvml:NvmlBackend", ("gpu",)),
+    Builtin("amdsmi", "mlmeter.backends.amdsmi:AmdSmiBackend", ("gpu",), special=True),
+    Builtin("hwmon", "mlmeter.backends.hwmon:HwmonBackend", ("gpu", "cpu", "other"), special=True),
+    Builtin(
+        "jetson", "mlmeter.backends.jetson:JetsonBackend", ("machine", "gpu", "cpu", "dram"), special=True
+    ),
+    Builtin(
+        "apple_silicon", "mlmeter.backends.apple_silicon:AppleSiliconBackend", ("cpu", "gpu"), special=True
+    ),
+    Builtin("battery", "mlmeter.backends.battery:BatteryBackend", ("machine",), default=False),
+    Builtin("ipmi", "mlmeter.backends.ipmi:IpmiBackend", ("machine",), default=False),
+    Builtin("smart_plug", "mlmeter.backends.smart_plug:SmartPlug", ("machine",), default=False),
+    Builtin(
+        "accelerator_estimate",
+        "mlmeter.backends.accelerator_estimate:AcceleratorEstimate",
+        ("gpu",),
+        default=False,
+    ),
     Builtin("cpu_estimate", "mlmeter.backends.cpu_estimate:CpuEstimateBackend", ("cpu",), estimates=True),
 )
 
@@ -54,6 +79,11 @@ class Probe(NamedTuple):
 def backend_names() -> tuple[str, ...]:
     """Return the names that `backends=[...]` accepts."""
     return (*(builtin.name for builtin in BUILTINS), *_entry_points())
+
+
+def default_names() -> tuple[str, ...]:
+    """Return the names of what is opened if a meter is not told what to open."""
+    return (*(builtin.name for builtin in BUILTINS if builtin.default), *_entry_points())
 
 
 def check_selection(backends: Sequence[str | Backend] | None) -> tuple[str | Backend, ...] | None:
@@ -93,7 +123,7 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     unavailable: list[Unavailable] = []
     notes: list[str] = []
     metered: set[str] = set()
-    for item in _probe_order(backend_names() if selection is None else selection):
+    for item in _probe_order(default_names() if selection is None else selection):
         name = item if isinstance(item, str) else item.name
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
         if builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
@@ -102,9 +132,13 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
             continue
         try:
             backend = load_backend(item) if isinstance(item, str) else item
-            domains = tuple(backend.open())
-        except Exception as error:  # a foreign backend may raise anything; the others go on
-            unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
+            domains = _checked(backend.open())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also what exits a program: the others go on
+            missing = _explain(name, builtin.kinds if builtin else (), error)
+            if selection is not None or builtin is None or not builtin.special or missing.remedy:
+                unavailable.append(missing)
             continue
         domains = _distinct(domains, [domain for other in opened for domain in other.domains], notes)
         opened.append(Opened(backend, domains, item if isinstance(item, str) else None))
@@ -121,10 +155,30 @@ def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
     return sorted(selection, key=lambda item: isinstance(item, str) and item in estimates)
 
 
+def _checked(answer: object) -> tuple[Domain, ...]:
+    """Return the domains that a backend's `open` gave.
+
+    Raises:
+        ValueError: they are nothing that could be metered.
+    """
+    domains = tuple(answer) if isinstance(answer, Iterable) else ()
+    if not domains or not all(isinstance(domain, Domain) for domain in domains):
+        raise ValueError(f"open() gave {answer!r} in place of domains")
+    for domain in domains:
+        if not 0 < domain.update_period_seconds < math.inf:
+            period = domain.update_period_seconds
+            raise ValueError(f"update_period_seconds of {domain.name} is {period!r}, not a time")
+    return domains
+
+
 def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str]) -> tuple[Domain, ...]:
-    """Give domains names of their own; one that another backend reads already is shown, not added."""
+    """Give domains names of their own; one that another backend reads already is shown, not added.
+
+    The whole machine is one thing, too: its second meter, of another backend, is shown beside the first.
+    """
     taken = {domain.name for domain in others}
     by_id = {domain.id: domain.name for domain in others}
+    whole = next((other.name for other in others if other.kind == "machine" and not other.parent), None)
     names: dict[str, str] = {}
     for domain in domains:
         names[domain.name] = _free_name(domain, taken)
@@ -135,6 +189,9 @@ def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str
         if domain.id in by_id:
             parent = by_id[domain.id]
             notes.append(f"{domain.source}: {domain.id} is metered as {parent} already and not added again")
+        elif whole and domain.kind == "machine" and parent is None:
+            parent = whole
+            notes.append(f"{domain.source}: {domain.name} and {whole} both meter the machine: not added up")
         result.append(replace(domain, name=names[domain.name], parent=parent))
     return tuple(result)
 
@@ -170,8 +227,10 @@ def load_backend(name: str) -> Backend:
     return cast("Backend", entry.load()())
 
 
-def _explain(name: str, kinds: tuple[str, ...], error: Exception) -> Unavailable:
+def _explain(name: str, kinds: tuple[str, ...], error: BaseException) -> Unavailable:
     if isinstance(error, BackendUnavailableError):
         return Unavailable(source=name, kinds=kinds, reason=error.reason, remedy=error.remedy)
     reason = f"opening it raised {type(error).__name__}: {error}"
-    return Unavailable(source=name, kinds=kinds, reason=reason)
+    what = "an import" if isinstance(error, ImportError) else "it"
+    remedy = f'Repair {what} that failed, or leave "{name}" out of backends=[...]'
+    return Unavailable(source=name, kinds=kinds, reason=reason, remedy=remedy)
