@@ -26,8 +26,8 @@ class AcceleratorEstimate:
     """Estimates the energy of a TPU, an IPU or another device by board power and utilisation.
 
     P = idle + (board - idle) * utilisation, integrated over the reads; the truth is taken to lie
-    between half and one and a half times that. Without a utilisation the power is the middle between idle and board
-    power, and the interval reaches from the one to the other.
+    between half and one and a half times that. Without a utilisation the power is the middle
+    between idle and board power, and the interval reaches from the one to the other.
 
     The domain is of kind ``gpu`` (an accelerator that is added to the total), has the
     provenance ``estimated``, and is metered only where it is given to a meter.
