@@ -16,8 +16,10 @@ class Backend(Protocol):
     It is opened once, then read from the sampler's thread and, if its domains are cheap to
     read, from the threads of the metered program too.
 
-    Two more attributes are used where they exist: `unreadable`, a sequence of `Unavailable`
-    for domains that are there but cannot be read, and `notes`, texts that users must know.
+    Three more attributes are used where they exist: `unreadable`, a sequence of `Unavailable`
+    for domains that are there but cannot be read; `notes`, texts that users must know; and
+    ``blocking = True``: a read waits for a network, a process or slow firmware, so it is called
+    on a thread of its own, once per update period.
 
     Attributes:
         name: one word, the `source` of its domains.
