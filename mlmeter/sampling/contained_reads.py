@@ -60,6 +60,20 @@ class ContainedReads:
         finally:
             source.gate.release()
 
+    def at_edge(self, source: Source) -> None:
+        """Read a cheap source on a thread of the metered program, at the least cost."""
+        if source.hanging or source.failing:
+            self.here(source)
+            return
+        result: Items
+        try:
+            result = source.backend.read()
+        except (Exception, SystemExit) as error:  # it must not reach the metered program
+            result = self._failed(source, error)
+        self.reads += 1
+        source.read_ns = self._now_ns()
+        self._queue.append((source, result))
+
     def elsewhere(self, source: Source) -> Items:
         """Read for a thread of the metered program, which waits no longer than the limit."""
         if source.cheap or source.hanging:
@@ -108,8 +122,19 @@ class ContainedReads:
             if begin_ns < since_ns
         ]
 
+    def late_check(self, source: Source, items: Items) -> Items:
+        """Look at what was read at the edges of windows, where there was no time for it."""
+        try:
+            return self.sound(source, items)
+        except Exception as error:  # no list, or things in it that are no readings
+            return self._failed(source, error)
+
     def sound(self, source: Source, items: Items) -> list[Reading | Failure]:
-        """Return readings that can be used; what is nonsense becomes a failure."""
+        """Return readings that can be used; what is nonsense becomes a failure.
+
+        Raises:
+            Exception: not even a list of readings and failures was given.
+        """
         now_ns = self._now_ns()
         return [
             self._checked(source, item, now_ns) for item in items if 0 <= item.position < len(source.rows)

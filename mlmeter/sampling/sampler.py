@@ -97,7 +97,7 @@ class Sampler:
         self._slow: tuple[Source, ...] = ()
         self._budget = PollBudget()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
-        self._edges = EdgeReads(self.clock, self._reads.here, self._wake, self._budget)
+        self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget)
         # When windows were last seen to open or close.
         self._active_ns = -NEVER_NS
         self._poll_ns = NEVER_NS
@@ -364,11 +364,12 @@ class Sampler:
         by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
         while self._queue:
             source, result = self._queue.popleft()
+            if source.cheap:
+                result = self._reads.late_check(source, result)
             by_source.setdefault(id(source), (source, []))[1].extend(result)
         for source, items in by_source.values():
-            # What was not read at the edges of windows has been looked at.
-            sound = self._reads.sound(source, items) if source.cheap else items
-            for item in sorted(sound, key=_time_of):
+            items.sort(key=_time_of)
+            for item in items:
                 rows = source.rows[item.position]
                 if isinstance(item, Reading):
                     rows.add(item)

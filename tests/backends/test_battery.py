@@ -8,8 +8,10 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.backends.battery import BatteryBackend
+from mlmeter.backends.registry import Opened, backend_names, default_names
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Failure, Reading
+from mlmeter.sampling.power_process import with_power_process
 from mlmeter.testing import FakeBackend, FakeClock, advance, check_backend, fake_meter
 
 
@@ -111,10 +113,16 @@ def test_two_meters_of_one_machine_are_not_added_up(tmp_path: Path) -> None:
     assert "both meter the machine" in " ".join(meter.session.events()["message"])
 
 
+def test_no_process_reads_a_battery(tmp_path: Path) -> None:
+    """A process for gauges reads four times per second; no battery is asked so often."""
+    supply(tmp_path, "BAT0", status="Discharging", power_now=30_000_000)
+    backend = BatteryBackend(tmp_path)
+    opened = Opened(backend, tuple(backend.open()), "battery")
+    assert with_power_process(opened) == (backend, None)
+
+
 def test_it_is_opened_by_its_name_only() -> None:
     """A question to a battery's controller takes milliseconds."""
-    from mlmeter.backends.registry import backend_names, default_names
-
     named_only = set(backend_names()) - set(default_names())
     assert {"battery", "ipmi", "smart_plug", "accelerator_estimate"} <= named_only
     EnergyMeter(backends=["battery"])

@@ -10,7 +10,7 @@ import pytest
 from mlmeter.backends.hwmon import HwmonBackend
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
-from mlmeter.testing import check_backend
+from mlmeter.testing import FakeBackend, FakeClock, advance, check_backend, fake_meter
 
 
 def chip(root: Path, number: int, driver: str, device: str, **files: object) -> Path:
@@ -140,6 +140,22 @@ def test_sensor_without_permission_has_a_remedy(root: Path) -> None:
     with pytest.raises(BackendUnavailableError) as caught:
         HwmonBackend(root).open()
     assert "udev" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("kind", "identity"), [("gpu", "amdgpu:0000:03:00.0"), ("cpu", "rapl:package-0")], ids=["amdsmi", "rapl"]
+)
+def test_what_another_backend_reads_is_not_added_again(root: Path, kind: str, identity: str) -> None:
+    """One board, or one socket, in two backends is one energy."""
+    chip(root, 0, "amdgpu", "0000:03:00.0", power1_input=30_000_000, power1_cap=300_000_000)
+    chip(root, 1, "amd_energy", "amd_energy.0", energy1_input=5, energy1_label="Esocket0")
+    clock = FakeClock()
+    other = FakeBackend.with_power(clock, watts=25, name="other-0", id=identity, kind=kind)
+    meter = fake_meter(other, HwmonBackend(root, now_ns=clock.now_ns), clock=clock)
+    with meter:
+        advance(meter, 10.0)
+    assert meter.session.total(kind).energy_joules == pytest.approx(250, rel=0.01)
+    assert f"{identity} is metered as other-0 already" in " ".join(meter.session.events()["message"])
 
 
 def test_no_hwmon_at_all_is_no_error_of_ours(tmp_path: Path) -> None:

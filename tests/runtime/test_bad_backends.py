@@ -165,13 +165,18 @@ NONSENSE: dict[str, Callable[[FakeClock], Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.parametrize("cheap", [False, True], ids=["slow", "cheap"])
 @pytest.mark.parametrize("kind", NONSENSE)
-def test_nonsense_is_told_and_never_counted(clock: FakeClock, kind: str) -> None:
-    """No joule comes of it, and the domain beside it has its own."""
+def test_nonsense_is_told_and_never_counted(clock: FakeClock, kind: str, cheap: bool) -> None:
+    """No joule comes of it, and the domain beside it has its own, also where windows read both."""
     odd = Odd(clock, reading=NONSENSE[kind](clock))
+    if cheap:
+        odd.domains = (fake_domain(name="odd-0", source="odd", kind="gpu"),)
     meter = fake_meter(odd, good(clock), clock=clock)
     with meter:
-        advance(meter, 10)
+        advance(meter, 5)
+        with meter.window("edges"):
+            advance(meter, 5)
     assert meter.session.total("cpu").energy_joules == pytest.approx(100, rel=0.01)
     assert meter.session.total("gpu").energy_joules is None
     assert "odd" in messages(meter)
