@@ -28,6 +28,9 @@ _POWER = re.compile(r"power(\d+)_(input|average)")
 # Boards exceed their limit for tens of milliseconds.
 _HIGHEST_POWER_PER_LIMIT = 1.5
 
+# APUs whose driver shows a limit as for a board (PCI device numbers of MI300A and Van Gogh).
+_APUS_WITH_LIMIT = ("0x74a0", "0x163f", "0x1435")
+
 _INTEL_GPUS = ("i915", "xe")
 # The firmware of Grace serves a power at most this often.
 _GRACE_PERIOD_SECONDS = 0.05
@@ -203,7 +206,9 @@ def _amd_gpus(chips: list[_Chip]) -> list[Sensor]:
     sensors: list[Sensor] = []
     for chip in chips:
         limit = number_or_none(chip.folder / "power1_cap") if chip.driver == "amdgpu" else None
-        gauges = [path for path in chip.files() if _POWER.fullmatch(path.name)] if limit else []
+        in_processor = text_or_none(chip.folder / "device" / "device") in _APUS_WITH_LIMIT
+        is_board = limit and not in_processor
+        gauges = [path for path in chip.files() if _POWER.fullmatch(path.name)] if is_board else []
         if gauges:
             number = len(sensors)
             name, identity = f"amd-gpu-{number}", f"amdgpu:{chip.device}"

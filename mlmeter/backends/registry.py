@@ -45,7 +45,10 @@ BUILTINS = (
         "jetson", "mlmeter.backends.jetson:JetsonBackend", ("machine", "gpu", "cpu", "dram"), special=True
     ),
     Builtin(
-        "apple_silicon", "mlmeter.backends.apple_silicon:AppleSiliconBackend", ("cpu", "gpu"), special=True
+        "apple_silicon",
+        "mlmeter.backends.apple_silicon:AppleSiliconBackend",
+        ("cpu", "dram", "gpu"),
+        special=True,
     ),
     Builtin("battery", "mlmeter.backends.battery:BatteryBackend", ("machine",), default=False),
     Builtin("ipmi", "mlmeter.backends.ipmi:IpmiBackend", ("machine",), default=False),

@@ -76,6 +76,8 @@ def test_amd_board_is_a_gauge_and_an_apu_is_not_metered(root: Path) -> None:
     """The socket power of an APU is in its CPU package; only boards have a limit."""
     chip(root, 1, "amdgpu", "0000:03:00.0", power1_average=35_000_000, power1_cap=300_000_000)
     chip(root, 2, "amdgpu", "0000:0a:00.0", power1_input=9_000_000, power1_label="PPT")
+    mi300a = {"power1_input": 90_000_000, "power1_cap": 550_000_000, "device__device": "0x74a0"}
+    chip(root, 3, "amdgpu", "0000:0b:00.0", **mi300a)
     backend, domains = opened(root)
     assert list(domains) == ["amd-gpu-0"]
     assert domains["amd-gpu-0"].id == "amdgpu:0000:03:00.0"
