@@ -87,7 +87,7 @@ def _energies(recording: Recording, found: Bursts, label: int) -> Iterator[tuple
         attribution = Attribution(domain, timeline, labelled)
         phases = attribution.phases
         if resolution.process is not None:
-            phases = resolution.process.of_phases(attribution, windows, ownership, phase_of_window, phases)
+            phases = resolution.process.of_phases(attribution, labelled, phases)
         if domain.provenance is not Provenance.ESTIMATED:
             phases = replace(phases, method=METHOD)
         columns = {name: column[1:] for name, column in energy_columns(phases).items()}

@@ -11,8 +11,9 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
-KINDS = ("cpu", "dram", "gpu", "psys", "machine")
-# psys and whole-machine sensors contain the components, so only components are summed.
+KINDS = ("cpu", "dram", "gpu", "psys", "machine", "other")
+# psys and whole-machine sensors contain the components, so only components are summed; of other
+# sensors (a rail, a module) nobody knows what else contains them.
 COUNTED_KINDS = ("cpu", "dram", "gpu")
 
 

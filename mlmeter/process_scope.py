@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.attribution import Attribution, Energies
+    from mlmeter.energy.labels import LabelledWindows
     from mlmeter.energy.windows import Ownership, Windows
     from mlmeter.measurement import Domain
     from mlmeter.time_bases import TimeBase
@@ -76,14 +77,13 @@ class ProcessScope:
     def of_phases(
         self,
         attribution: Attribution,
-        windows: Windows,
-        ownership: Ownership,
-        phase_of_window: NDArray[np.int64],
+        labelled: LabelledWindows,
         energies: Energies,
     ) -> Energies:
         """Return the part of phases of other windows than the session's, such as bursts."""
-        parts = self._made(attribution, windows, ownership, energies.domain)
-        return part_of(energies, parts.phases(phase_of_window, len(energies.joules)), parts.method)
+        parts = self._made(attribution, labelled.windows, labelled.ownership, energies.domain)
+        ratios = parts.phases(labelled.phase_of_window, len(energies.joules))
+        return part_of(energies, ratios, parts.method)
 
     def session_part(self, attribution: Attribution, part: int) -> Energies:
         """Return one of the `PARTS` of the session's energy, shape (1,)."""

@@ -106,7 +106,7 @@ class Session:
             kind: only domains of this kind, such as ``"gpu"``.
 
         Raises:
-            ArgumentError: there is no such kind.
+            ArgumentError: there is no such kind, or it is ``"other"``, which has no sum.
         """
         return self.window_energy(SESSION_ROW, kind)
 
@@ -122,6 +122,8 @@ class Session:
         """
         from mlmeter.energy.columns import energy_value
 
+        if kind == "other":
+            raise ArgumentError('kind="other": such sensors can contain each other; see domains()')
         if kind is not None and kind not in KINDS:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
         spans = TOTAL if row == SESSION_ROW else "inclusive"

@@ -19,9 +19,11 @@ class Backend(Protocol):
     More attributes are used where they exist: `unreadable`, a sequence of `Unavailable` for
     domains that are there but cannot be read; `notes`, texts that users must know; `call_seconds`,
     what reading one domain costs, so that slow ones are read less often; `longest_period_seconds`,
-    the time after which it must be read again, whatever the user asked for; and a method
-    `device_states`, which returns for each domain a table of facts (clocks, temperature) for the
-    manifest. It is called at the start and the end of a session and may be slow.
+    the time after which it must be read again, whatever the user asked for; ``blocking = True``: a
+    read waits for a network, a process or slow firmware, so it is called on a thread of its own,
+    once per update period; and a method `device_states`, which returns for each domain a table of
+    facts (clocks, temperature) for the manifest. It is called at the start and the end of a session
+    and may be slow.
 
     A backend of GPUs may have a method `gpu_uses`: it returns, by position of the domain, the
     processes on each GPU (a sequence of `GpuUse`, also those of other users, compute and graphics),

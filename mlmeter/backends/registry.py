@@ -6,6 +6,7 @@ Adding hardware is one file and one line here, or an entry point of the group
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -19,10 +20,13 @@ ENTRY_POINT_GROUP = "mlmeter.backends"
 
 
 class Builtin(NamedTuple):
-    """A backend of ours: where its class is and what it can read.
+    """A backend of ours: where its class is, what it can read, and when it is opened.
 
-    `second_to` names the backend whose counters it reads in another way: it is used for what that one
-    cannot read, and else to check it. `by_name_only` keeps it closed unless it is asked for.
+    Those that are not `default` need an address, a subprocess or more than a millisecond per
+    read, or are worse than another one, so a user has to name them. One for `special` hardware is
+    not worth a word where a session looked for it by itself, there is none, and nothing could be
+    done about it. `second_to` names the backend whose counters it reads in another way: it is used
+    for what that one cannot read, and else to check it.
     """
 
     name: str
@@ -30,7 +34,8 @@ class Builtin(NamedTuple):
     kinds: tuple[str, ...]
     estimates: bool = False
     second_to: str | None = None
-    by_name_only: bool = False
+    default: bool = True
+    special: bool = False
 
 
 # Probe order: counters first, an estimate only for a kind that nothing measures.
@@ -39,8 +44,28 @@ BUILTINS = (
     Builtin(
         "perf_rapl", "mlmeter.backends.perf_rapl:PerfRaplBackend", ("cpu", "dram", "psys"), second_to="rapl"
     ),
-    Builtin("pyrapl", "mlmeter.backends.pyrapl:PyRaplBackend", ("cpu", "dram"), by_name_only=True),
+    Builtin("pyrapl", "mlmeter.backends.pyrapl:PyRaplBackend", ("cpu", "dram"), default=False),
     Builtin("nvml", "mlmeter.backends.nvml:NvmlBackend", ("gpu",)),
+    Builtin("amdsmi", "mlmeter.backends.amdsmi:AmdSmiBackend", ("gpu",), special=True),
+    Builtin("hwmon", "mlmeter.backends.hwmon:HwmonBackend", ("gpu", "cpu", "other"), special=True),
+    Builtin(
+        "jetson", "mlmeter.backends.jetson:JetsonBackend", ("machine", "gpu", "cpu", "dram"), special=True
+    ),
+    Builtin(
+        "apple_silicon",
+        "mlmeter.backends.apple_silicon:AppleSiliconBackend",
+        ("cpu", "dram", "gpu"),
+        special=True,
+    ),
+    Builtin("battery", "mlmeter.backends.battery:BatteryBackend", ("machine",), default=False),
+    Builtin("ipmi", "mlmeter.backends.ipmi:IpmiBackend", ("machine",), default=False),
+    Builtin("smart_plug", "mlmeter.backends.smart_plug:SmartPlug", ("machine",), default=False),
+    Builtin(
+        "accelerator_estimate",
+        "mlmeter.backends.accelerator_estimate:AcceleratorEstimate",
+        ("gpu",),
+        default=False,
+    ),
     Builtin("cpu_estimate", "mlmeter.backends.cpu_estimate:CpuEstimateBackend", ("cpu",), estimates=True),
 )
 
@@ -68,6 +93,11 @@ class Probe(NamedTuple):
 def backend_names() -> tuple[str, ...]:
     """Return the names that `backends=[...]` accepts."""
     return (*(builtin.name for builtin in BUILTINS), *_entry_points())
+
+
+def default_names() -> tuple[str, ...]:
+    """Return the names of what is opened if a meter is not told what to open."""
+    return (*(builtin.name for builtin in BUILTINS if builtin.default), *_entry_points())
 
 
 def check_selection(backends: Sequence[str | Backend] | None) -> tuple[str | Backend, ...] | None:
@@ -107,7 +137,7 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     unavailable: list[Unavailable] = []
     notes: list[str] = []
     metered: set[str] = set()
-    for item in _probe_order(_default_names() if selection is None else selection):
+    for item in _probe_order(default_names() if selection is None else selection):
         name = item if isinstance(item, str) else item.name
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
         if builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
@@ -116,10 +146,13 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
             continue
         try:
             backend = load_backend(item) if isinstance(item, str) else item
-            domains = tuple(backend.open())
-        except Exception as error:  # a foreign backend may raise anything; the others go on
-            if selection is not None or not _needs_no_second(builtin, opened):
-                unavailable.append(_explain(name, builtin.kinds if builtin else (), error))
+            domains = _checked(backend.open())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also what exits a program: the others go on
+            missing = _explain(name, builtin.kinds if builtin else (), error)
+            if selection is not None or builtin is None or _worth_a_word(builtin, missing, opened):
+                unavailable.append(missing)
             continue
         first = _first_of(builtin, opened) if selection is None else None
         if _becomes_second(Opened(backend, domains, name), first, opened, notes):
@@ -133,12 +166,6 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
 
 
-def _default_names() -> tuple[str, ...]:
-    """Return what is opened if nothing is asked for."""
-    by_name_only = {builtin.name for builtin in BUILTINS if builtin.by_name_only}
-    return tuple(name for name in backend_names() if name not in by_name_only)
-
-
 def _first_of(builtin: Builtin | None, opened: Sequence[Opened]) -> int | None:
     """Return the position of the backend to which this one is second, if that one was opened."""
     first = None if builtin is None else builtin.second_to
@@ -146,10 +173,13 @@ def _first_of(builtin: Builtin | None, opened: Sequence[Opened]) -> int | None:
     return names.index(first) if first is not None and first in names else None
 
 
-def _needs_no_second(builtin: Builtin | None, opened: Sequence[Opened]) -> bool:
-    """Return whether the backend to which this one is second reads all that there is."""
+def _worth_a_word(builtin: Builtin, missing: Unavailable, opened: Sequence[Opened]) -> bool:
+    """Return whether users who named no backend should hear that this one could not be opened."""
     first = _first_of(builtin, opened)
-    return first is not None and not getattr(opened[first].backend, "unreadable", ())
+    if first is not None and not getattr(opened[first].backend, "unreadable", ()):
+        # The backend to which it is second reads all that there is.
+        return False
+    return bool(not builtin.special or missing.remedy)
 
 
 def _becomes_second(item: Opened, first: int | None, opened: list[Opened], notes: list[str]) -> bool:
@@ -173,9 +203,29 @@ def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
     return sorted(selection, key=lambda item: isinstance(item, str) and item in estimates)
 
 
+def _checked(answer: object) -> tuple[Domain, ...]:
+    """Return the domains that a backend's `open` gave.
+
+    Raises:
+        ValueError: they are nothing that could be metered.
+    """
+    domains = tuple(answer) if isinstance(answer, Iterable) else ()
+    if not domains or not all(isinstance(domain, Domain) for domain in domains):
+        raise ValueError(f"open() gave {answer!r} in place of domains")
+    for domain in domains:
+        if not 0 < domain.update_period_seconds < math.inf:
+            period = domain.update_period_seconds
+            raise ValueError(f"update_period_seconds of {domain.name} is {period!r}, not a time")
+    return domains
+
+
 def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str]) -> tuple[Domain, ...]:
-    """Give domains names of their own; one that another backend reads already is shown, not added."""
+    """Give domains names of their own; one that another backend reads already is shown, not added.
+
+    The whole machine is one thing, too: its second meter, of another backend, is shown beside the first.
+    """
     taken = {domain.name for domain in others}
+    whole = next((other.name for other in others if other.kind == "machine" and not other.parent), None)
     names: dict[str, str] = {}
     for domain in domains:
         names[domain.name] = _free_name(domain, taken)
@@ -187,6 +237,9 @@ def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str
         if same is not None:
             parent = same
             notes.append(f"{domain.source}: {domain.id} is metered as {parent} already and not added again")
+        elif whole and domain.kind == "machine" and parent is None:
+            parent = whole
+            notes.append(f"{domain.source}: {domain.name} and {whole} both meter the machine: not added up")
         result.append(replace(domain, name=names[domain.name], parent=parent))
     return tuple(result)
 
@@ -238,8 +291,10 @@ def load_backend(name: str) -> Backend:
     return cast("Backend", entry.load()())
 
 
-def _explain(name: str, kinds: tuple[str, ...], error: Exception) -> Unavailable:
+def _explain(name: str, kinds: tuple[str, ...], error: BaseException) -> Unavailable:
     if isinstance(error, BackendUnavailableError):
         return Unavailable(source=name, kinds=kinds, reason=error.reason, remedy=error.remedy)
     reason = f"opening it raised {type(error).__name__}: {error}"
-    return Unavailable(source=name, kinds=kinds, reason=reason)
+    what = "an import" if isinstance(error, ImportError) else "it"
+    remedy = f'Repair {what} that failed, or leave "{name}" out of backends=[...]'
+    return Unavailable(source=name, kinds=kinds, reason=reason, remedy=remedy)

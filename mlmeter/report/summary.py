@@ -9,7 +9,7 @@ from typing import Any
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
 from mlmeter.frame import build_table, unread_reason
-from mlmeter.measurement import Provenance
+from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import interval, number, percent, shorten, table
 from mlmeter.work import singular
@@ -185,7 +185,7 @@ def _notes(recording: Recording) -> list[str]:
         else:
             what = "measured" if domain.provenance is Provenance.MEASURED else "derived from measured power"
         inside = f" (part of {domain.parent}, not added)" if domain.parent else ""
-        alone = " (never added to a total)" if domain.kind in ("psys", "machine") else ""
+        alone = " (never added to a total)" if domain.kind not in COUNTED_KINDS else ""
         notes.append(f"{domain.name}: {what}, source {domain.source}{inside}{alone}")
     if idle_powers(recording):
         facts = recording.run.facts["baseline"]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from mlmeter.clock import Clock
 from mlmeter.energy.refresh_period import irregular_period, refresh_period
-from mlmeter.measurement import Failure, Reading
+from mlmeter.measurement import Reading
+from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import Source
@@ -26,22 +27,23 @@ MEASURE_CHANGES = 9
 LONGEST_MEASURE_NS = 300_000_000
 LATER_STEP_SECONDS = 0.001
 
-Read = Callable[[Source], Sequence[Reading | Failure]]
-
 
 class EdgeReads:
     """Reads fast counters where windows begin and end.
 
     Args:
         clock: the time.
-        read: reads a source into the sampler's queue and returns what it gave.
+        reads: reads sources into the sampler's queue.
         wake: wakes the sampler's thread.
         budget: CPU time that `locate` may use.
     """
 
-    def __init__(self, clock: Clock, read: Read, wake: threading.Event, budget: PollBudget) -> None:
+    def __init__(
+        self, clock: Clock, reads: ContainedReads, wake: threading.Event, budget: PollBudget
+    ) -> None:
         self._clock, self._now_ns = clock, clock.now_ns
-        self._read, self._wake, self._budget = read, wake, budget
+        self._read, self._read_at_edge = reads.here, reads.at_edge
+        self._wake, self._budget = wake, budget
         self.sources: tuple[Source, ...] = ()
         self._interval_ns = 0
         self._next_ns = NEVER_NS
@@ -61,7 +63,7 @@ class EdgeReads:
             return
         self._next_ns = now + self._interval_ns
         for source in self.sources:
-            self._read(source)
+            self._read_at_edge(source)
         if self._budget.saved_ns > 0:
             self._edge_ns = now
             self._wake.set()

@@ -194,7 +194,8 @@ def with_power_process(opened: Opened) -> tuple[Backend, str | None]:
     import subprocess
 
     gauges = [domain.name for domain in opened.domains if _is_gauge(domain)]
-    if not gauges:
+    # A backend that blocks has a thread of its own and must not be asked several times per second.
+    if not gauges or getattr(opened.backend, "blocking", False) is True:
         return opened.backend, None
     reason = _unsupported() if opened.registry_name else "the backend was given as an object, not by its name"
     if reason is None:

@@ -1,8 +1,9 @@
-"""The only thread of mlmeter: reads all sources, keeps their rows, counts its own cost.
+"""The thread of mlmeter that reads all sources, keeps their rows, and counts its own cost.
 
 Meters subscribe with the sources that they want; meters that want the same source share
 its rows. Readings reach the rows through one queue, whoever made them, and are put in
-order of time there.
+order of time there. A second thread only watches the first: where a read does not come back,
+the first is left to it and a new one goes on with the other sources.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from dataclasses import dataclass
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
 from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.sampling.contained_reads import READ_LIMIT_SECONDS, ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
 from mlmeter.sampling.refresh_lock import NEVER_NS
-from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, POOL, Source
+from mlmeter.sampling.sources import POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
-LAST_RETRY_SECONDS = 60.0
 
 logger = logging.getLogger("mlmeter")
 
@@ -68,8 +69,9 @@ class Sampler:
 
     Args:
         clock: the time.
-        threaded: False leaves it to the caller to call them.
+        threaded: False for tests, which call `tick`: then all reads happen there.
         process_times: makes what tells a session with ``scope="process"`` CPU times.
+        read_limit_seconds: after which a read counts as hanging.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class Sampler:
         *,
         threaded: bool = True,
         process_times: Callable[[], ProcessTimes] = ProcessTree.of_this_process,
+        read_limit_seconds: float = READ_LIMIT_SECONDS,
     ) -> None:
         self.clock = clock or MonotonicClock()
         self.process_times = process_times
+        self._read_limit_seconds = read_limit_seconds
         self._now_ns = self.clock.now_ns
         self._threaded = threaded
         self._random = random.Random()
@@ -96,15 +100,19 @@ class Sampler:
         self._sources: list[Source] = []
         self._slow: tuple[Source, ...] = ()
         self._budget = PollBudget()
-        self._edges = EdgeReads(self.clock, self._read, self._wake, self._budget)
+        self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
+        self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget)
         # When windows were last seen to open or close.
         self._active_ns = -NEVER_NS
         self._poll_ns = NEVER_NS
         self._polls: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
+        self._end_watch = threading.Event()
+        # Threads of sources that block, with what ends them.
+        self._alone: dict[int, tuple[threading.Thread, threading.Event]] = {}
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
-        self._ticks = self._reads = self._cpu_ns = 0
+        self._ticks = self._cpu_ns = 0
 
     # -- meters ---------------------------------------------------------------------------
 
@@ -129,14 +137,14 @@ class Sampler:
                 if source not in self._sources:
                     self._sources.append(source)
                     source.prepare(self._budget, self._known_seconds, self._random, self._now_ns())
+                    self._read_alone(source)
             self._subscriptions.append(subscription)
             self._arrange()
             self.tick()
             if self._threaded and self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._generation,), name="mlmeter-sampler", daemon=True
-                )
-                self._thread.start()
+                self._start_thread()
+                self._end_watch = threading.Event()
+                _start("mlmeter-watch", self._watch, self._end_watch)
         self._wake.set()
         return subscription
 
@@ -157,6 +165,7 @@ class Sampler:
             if not self._subscriptions and self._thread is not None:
                 thread, self._thread = self._thread, None
                 self._generation += 1
+                self._end_watch.set()
                 self._wake.set()
         if thread is not None and thread is not threading.current_thread():
             # A read may hang in a driver: the daemon thread is then left behind, not waited for.
@@ -195,7 +204,7 @@ class Sampler:
         """Return what the sampler has used since it was made."""
         with self._lock:
             polls = self._polls + Counter(_polls_of(self._sources))
-        return Cost(self._ticks, self._reads, self._cpu_ns * 1e-9, dict(polls))
+        return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
 
     # -- the metered program's threads -----------------------------------------------------
 
@@ -220,13 +229,16 @@ class Sampler:
         started_ns = time.thread_time_ns()
         with self._lock:
             now = self._now_ns()
-            for source in self._sources:
-                if not resting_too and source.rests(now, self._period_ns):
-                    continue
-                if polled_too or not (source in self._slow and now - source.read_ns < self._period_ns):
-                    items = self._read(source)
-                    if self._poll_ns != NEVER_NS:
-                        source.observe(items, now, self._active_ns)
+            sources = [
+                source
+                for source in self._sources
+                if id(source) not in self._alone
+                and (resting_too or not source.rests(now, self._period_ns))
+                and (polled_too or source not in self._slow or now - source.read_ns >= self._period_ns)
+            ]
+        for source in sources:
+            self._read_and_observe(source, now, polling=self._poll_ns != NEVER_NS)
+        with self._lock:
             self._drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
@@ -247,11 +259,10 @@ class Sampler:
         """
         if started_ns is None:
             started_ns = time.thread_time_ns()
-        with self._lock:
-            now = self._now_ns()
-            for source in self._polled():
-                if source.due_ns(self._active_ns) <= now:
-                    source.observe(self._read(source), now, self._active_ns)
+        now = self._now_ns()
+        for source in self._polled():
+            if source.due_ns(self._active_ns) <= now:
+                self._read_and_observe(source, now, polling=True)
         used_ns = time.thread_time_ns() - started_ns
         self._budget.spend_poll(used_ns)
         self._cpu_ns += used_ns
@@ -323,49 +334,53 @@ class Sampler:
     def _arrange(self) -> None:
         """Recompute what depends on the set of sources and subscriptions."""
         self._edges.arrange(self._sources)
-        self._slow = tuple(source for source in self._sources if any(source.locks))
+        self._slow = tuple(
+            source for source in self._sources if any(source.locks) and id(source) not in self._alone
+        )
         self._budget.locks = max(1, sum(lock is not None for source in self._slow for lock in source.locks))
         seconds = [item.period_seconds for item in self._subscriptions]
         self._period_ns = max(1, round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9))
+        self._reads.period_ns = self._period_ns
 
-    def _read(self, source: Source) -> Sequence[Reading | Failure]:
-        """Read one source into the queue; a failed backend is retried at longer and longer intervals."""
-        started_ns = self._now_ns()
-        if source.failing and started_ns < source.retry_at_ns:
-            return ()
-        try:
-            result = source.backend.read()
-        except Exception as error:  # whatever a driver raises must not reach the metered program
-            result = self._backend_failed(source, error)
-        else:
-            if source.failing:
-                source.failing = False
-                source.retry_seconds = FIRST_RETRY_SECONDS
-        self._reads += 1
-        ended_ns = self._now_ns()
-        source.timed(ended_ns - started_ns, ended_ns, self._period_ns)
-        self._queue.append((source, result))
-        return result
+    def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
+        """Read one source, without the lock: it may hang."""
+        on_thread = not self._threaded or threading.current_thread() is self._thread
+        items = self._reads.here(source) if on_thread else self._reads.elsewhere(source)
+        if polling and items:
+            with self._lock:
+                source.observe(items, now_ns, self._active_ns)
 
-    def _backend_failed(self, source: Source, error: Exception) -> list[Failure]:
-        now = self._now_ns()
-        source.failing = True
-        source.retry_at_ns = now + round(source.retry_seconds * 1e9)
-        source.retry_seconds = min(2 * source.retry_seconds, LAST_RETRY_SECONDS)
-        reason = f"{source.backend.name} failed: {type(error).__name__}: {error}"
-        return [Failure(index, reason, False, now) for index in range(len(source.domains))]
+    def _read_alone(self, source: Source) -> None:
+        """Give a source that blocks a thread of its own."""
+        if self._threaded and source.blocking:
+            stop = threading.Event()
+            thread = _start("mlmeter-source", self._reads.alone, source, stop)
+            self._alone[id(source)] = thread, stop
+
+    def _start_thread(self) -> None:
+        self._thread = _start("mlmeter-sampler", self._run, self._generation)
+
+    def _watch(self, end: threading.Event) -> None:
+        """Look for reads that do not come back, and go on without the threads that they keep."""
+        while not end.wait(self._read_limit_seconds / 2):
+            for thread_id, source in self._reads.overdue():
+                self._reads.give_up(source)
+                with self._lock:
+                    if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
+                        self._generation += 1
+                        self._start_thread()
 
     def _drain(self) -> None:
         """Put what has been read into the rows, in order of time."""
         by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
         while self._queue:
             source, result = self._queue.popleft()
+            if source.cheap:
+                result = self._reads.late_check(source, result)
             by_source.setdefault(id(source), (source, []))[1].extend(result)
         for source, items in by_source.values():
             items.sort(key=_time_of)
             for item in items:
-                if not 0 <= item.position < len(source.rows):
-                    continue
                 rows = source.rows[item.position]
                 if isinstance(item, Reading):
                     rows.add(item)
@@ -380,16 +395,34 @@ class Sampler:
                 self._known_seconds[domain.id] = period_seconds
 
     def _close(self, source: Source) -> None:
-        for backend in (source.backend, *([source.second.backend] if source.second else [])):
-            try:
+        """Close a backend that nobody reads; one whose read hangs is left as it is."""
+        thread, stop = self._alone.pop(id(source), (None, None))
+        if thread is not None and stop is not None:
+            stop.set()
+            thread.join(0.0 if source.hanging else self._read_limit_seconds)
+        wait_seconds = 0.0 if source.hanging else self._read_limit_seconds
+        if not source.gate.acquire(timeout=wait_seconds):
+            logger.warning("backend %s is not closed: a read has not come back", source.backend.name)
+            return
+        try:
+            for backend in source.backends:
                 backend.close()
-            except Exception:  # closing is the backend's business; the session is already complete
-                logger.exception("closing backend %s failed", backend.name)
+        except Exception:  # closing is the backend's business; the session is already complete
+            logger.exception("closing backend %s failed", source.backend.name)
+        finally:
+            source.gate.release()
 
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
         self._arrange()
+
+
+def _start(name: str, work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Start a thread that does not keep the program from ending."""
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _time_of(item: Reading | Failure) -> int:

@@ -30,12 +30,26 @@ SLOW_PERIOD_SECONDS = 0.01
 
 @dataclass(slots=True, eq=False)
 class Source:
-    """One open backend and what it has given so far."""
+    """One open backend and what it has given so far.
+
+    Attributes:
+        cheap: windows read it at their edges, on the program's threads.
+        blocking: a read may take long, so it is read on a thread of its own.
+        ordered: its readings come in order of time.
+        gate: held by the thread that reads it, unless it is cheap.
+        hanging: a read has not come back: it is left alone until then.
+        last_ns: time of the newest reading of each domain.
+    """
 
     backend: Backend
     domains: tuple[Domain, ...]
     rows: tuple[CounterRows | GaugeRows, ...]
     cheap: bool
+    blocking: bool = False
+    ordered: bool = True
+    gate: threading.Lock = field(default_factory=threading.Lock)
+    hanging: bool = False
+    last_ns: dict[int, int] = field(default_factory=dict)
     subscribers: int = 0
     failing: bool = False
     retry_at_ns: int = 0
@@ -53,6 +67,11 @@ class Source:
         start_seconds = getattr(self.backend, "call_seconds", 0.0)
         self.cost = ReadCost(start_seconds, len(self.domains), self.longest_safe_period_seconds())
 
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backend, and the one that only checks it."""
+        return (self.backend,) if self.second is None else (self.backend, self.second.backend)
+
     @classmethod
     def of(cls, backend: Backend, domains: Sequence[Domain], second: Opened | None = None) -> Source:
         """Prepare the rows of an opened backend."""
@@ -64,7 +83,10 @@ class Source:
         cheap = bool(domains) and all(
             domain.cheap_read and domain.update_period_seconds <= FAST_PERIOD_SECONDS for domain in domains
         )
-        return cls(backend, tuple(domains), rows, cheap, second=second)
+        blocking = not cheap and getattr(backend, "blocking", False) is True
+        # What a process has read arrives later than what the thread has read in its place.
+        ordered = not cheap and not isinstance(backend, PowerProcess)
+        return cls(backend, tuple(domains), rows, cheap, blocking, ordered, second=second)
 
     def prepare(
         self, budget: PollBudget, known_seconds: Mapping[str, float], rng: random.Random, now_ns: int

@@ -214,7 +214,7 @@ def test_a_package_and_its_die_are_never_both_counted(ids: tuple[str, str], coun
 
 
 def test_a_backend_that_is_only_asked_for_by_name_is_not_opened(machine: Machine) -> None:
-    """What is named `by_name_only`, pyRAPL, is never tried unless it is named."""
+    """What is no default, such as pyRAPL, is never tried unless it is named."""
     assert "pyrapl" in registry.backend_names()
     with machine.meter:  # `load` would fail
         machine.run(0.2)

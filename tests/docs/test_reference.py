@@ -12,6 +12,7 @@ import pytest
 
 import mlmeter
 from mlmeter import cli, errors
+from mlmeter.backends.registry import BUILTINS
 from mlmeter.doctor.advice import RULE, Advice
 from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
@@ -129,6 +130,13 @@ def test_files_of_the_run_directory(session: Session, tmp_path: Path) -> None:
     text = section(page("csv-schema.md"), "The run directory")
     for file in session.save(tmp_path).iterdir():
         assert f"`{file.name}`" in text
+
+
+def test_backends_are_on_the_backends_page() -> None:
+    """Every backend has a column or a row, and those to be named are marked."""
+    text = page("backends.md")
+    for builtin in BUILTINS:
+        assert f"| `{builtin.name}` {'' if builtin.default else '* '}|" in text
 
 
 def test_errors_are_on_the_errors_page() -> None:

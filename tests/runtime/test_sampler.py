@@ -55,6 +55,7 @@ def test_readings_arrive_in_order_of_time(clock: FakeClock) -> None:
     source = source_of(backend)
     sampler = Sampler(clock, threaded=False)
     sampler.subscribe([source])
+    clock.advance(0.003)
     for at, value in ((3_000_000, 30), (1_000_000, 10), (2_000_000, 20)):
         sampler._queue.append((source, [Reading(0, value, at, at)]))
     ((_, rows),) = sampler.snapshot([source])

@@ -1,0 +1,207 @@
+"""Reads of sources of which any may hang, raise or give nonsense; the others go on.
+
+A read cannot be interrupted. One that does not come back keeps the thread that it is on; what
+can be done is to go on elsewhere and to leave the source alone until it has come back.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from mlmeter.clock import Clock
+from mlmeter.measurement import Failure, Reading
+from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, Source
+
+# Drivers wake devices within 2 s; what takes longer than this hangs.
+READ_LIMIT_SECONDS = 3.0
+LAST_RETRY_SECONDS = 60.0
+_LARGEST_COUNT = 2**63 - 1
+_REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
+
+Items = Sequence[Reading | Failure]
+
+
+class ContainedReads:
+    """Reads sources into a queue.
+
+    Args:
+        clock: the time.
+        queue: takes what was read, with its source.
+        limit_seconds: after which a read counts as hanging.
+
+    Attributes:
+        reads: number of reads so far.
+        limit_seconds: as given.
+        period_ns: time between two reads of a source that is not slow.
+    """
+
+    def __init__(self, clock: Clock, queue: deque[tuple[Source, Items]], limit_seconds: float) -> None:
+        self._now_ns = clock.now_ns
+        self._queue = queue
+        self.limit_seconds = limit_seconds
+        self.reads = 0
+        self.period_ns = 1
+        # What each thread is reading now, and since when.
+        self._under_way: dict[int, tuple[Source, int]] = {}
+
+    def here(self, source: Source) -> Items:
+        """Read on the calling thread; nothing if the source is to be left alone."""
+        if source.hanging or (source.failing and self._now_ns() < source.retry_at_ns):
+            return ()
+        if source.cheap:
+            return self._read(source)
+        # Backends need not be safe to be read by several threads at a time.
+        if not source.gate.acquire(timeout=self.limit_seconds):
+            self.give_up(source)
+            return ()
+        try:
+            return self._read(source)
+        finally:
+            source.gate.release()
+
+    def at_edge(self, source: Source) -> None:
+        """Read a cheap source on a thread of the metered program, at the least cost."""
+        if source.hanging or source.failing:
+            self.here(source)
+            return
+        result: Items
+        try:
+            result = source.backend.read()
+        except (Exception, SystemExit) as error:  # it must not reach the metered program
+            result = self._failed(source, error)
+        self.reads += 1
+        source.read_ns = self._now_ns()
+        self._queue.append((source, result))
+
+    def elsewhere(self, source: Source) -> Items:
+        """Read for a thread of the metered program, which waits no longer than the limit."""
+        if source.cheap or source.hanging:
+            return self.here(source)
+        found: list[Items] = []
+        done = threading.Event()
+
+        def errand() -> None:
+            try:
+                found.append(self.here(source))
+            finally:
+                done.set()
+
+        try:
+            threading.Thread(target=errand, name="mlmeter-read", daemon=True).start()
+        except RuntimeError:  # no thread can be started while the interpreter ends
+            return self.here(source)
+        if not done.wait(self.limit_seconds):
+            self.give_up(source)
+        return found[0] if found else ()
+
+    def alone(self, source: Source, stop: threading.Event) -> None:
+        """Read a source that blocks at its own pace until told to stop: the work of a thread of its own."""
+        period_seconds = min(domain.update_period_seconds for domain in source.domains)
+        while not stop.is_set():
+            self.here(source)
+            stop.wait(period_seconds)
+
+    def give_up(self, source: Source) -> None:
+        """Leave a source alone whose read has not come back, and say so once."""
+        if source.hanging:
+            return
+        source.hanging = True
+        reason = (
+            f"{source.backend.name} has not come back from a read for {self.limit_seconds:g} s and is left "
+            f"alone until it does; {_REMEDY}"
+        )
+        self._queue.append((source, self._failures(source, reason)))
+
+    def overdue(self) -> list[tuple[int, Source]]:
+        """Return the threads whose reads have taken longer than the limit, and what they read."""
+        since_ns = self._now_ns() - round(self.limit_seconds * 1e9)
+        return [
+            (thread, source)
+            for thread, (source, begin_ns) in list(self._under_way.items())
+            if begin_ns < since_ns
+        ]
+
+    def late_check(self, source: Source, items: Items) -> Items:
+        """Look at what was read at the edges of windows, where there was no time for it."""
+        try:
+            return self.sound(source, items)
+        except Exception as error:  # no list, or things in it that are no readings
+            return self._failed(source, error)
+
+    def sound(self, source: Source, items: Items) -> list[Reading | Failure]:
+        """Return readings that can be used; what is nonsense becomes a failure.
+
+        Raises:
+            Exception: not even a list of readings and failures was given.
+        """
+        now_ns = self._now_ns()
+        return [
+            self._checked(source, item, now_ns) for item in items if 0 <= item.position < len(source.rows)
+        ]
+
+    def _read(self, source: Source) -> Items:
+        """Read and put the result into the queue; a failed backend is asked again later and later."""
+        thread, started_ns = threading.get_ident(), self._now_ns()
+        self._under_way[thread] = source, started_ns
+        result: Items
+        try:
+            result = source.backend.read()
+            if not source.cheap:
+                result = self.sound(source, result)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a driver raises must not reach the metered program
+            result = self._failed(source, error)
+        else:
+            if source.failing:
+                source.failing = False
+                source.retry_seconds = FIRST_RETRY_SECONDS
+        finally:
+            self._under_way.pop(thread, None)
+            source.hanging = False
+        self.reads += 1
+        ended_ns = self._now_ns()
+        source.timed(ended_ns - started_ns, ended_ns, self.period_ns)
+        self._queue.append((source, result))
+        return result
+
+    def _failed(self, source: Source, error: BaseException) -> list[Failure]:
+        source.failing = True
+        source.retry_at_ns = self._now_ns() + round(source.retry_seconds * 1e9)
+        source.retry_seconds = min(2 * source.retry_seconds, LAST_RETRY_SECONDS)
+        return self._failures(
+            source, f"{source.backend.name} failed: {type(error).__name__}: {error}; {_REMEDY}"
+        )
+
+    def _failures(self, source: Source, reason: str) -> list[Failure]:
+        now_ns = self._now_ns()
+        return [Failure(position, reason, False, now_ns) for position in range(len(source.domains))]
+
+    def _checked(self, source: Source, item: Reading | Failure, now_ns: int) -> Reading | Failure:
+        if not isinstance(item, Reading):
+            at_ns = item.at_ns if type(item.at_ns) is int and item.at_ns <= now_ns else now_ns
+            return Failure(item.position, str(item.reason), bool(item.lost), at_ns)
+        value, begin_ns, end_ns = item.value, item.begin_ns, item.end_ns
+        wrong = None
+        try:
+            value, begin_ns, end_ns = operator.index(value), operator.index(begin_ns), operator.index(end_ns)
+        except TypeError:
+            wrong = f"{item.value!a} at {item.begin_ns!a} to {item.end_ns!a} is not made of whole numbers"
+        else:
+            if not 0 <= value <= _LARGEST_COUNT:
+                wrong = f"{value} is no count"
+            elif not begin_ns <= end_ns <= now_ns:
+                wrong = "the time of a reading lies in the future, or ends before it begins"
+            elif source.ordered and end_ns < source.last_ns.get(item.position, end_ns):
+                seconds = (source.last_ns[item.position] - end_ns) * 1e-9
+                wrong = f"a reading is {seconds:.3f} s older than the one before it"
+        if wrong is not None:
+            text = f"{source.backend.name} gave nonsense: {wrong}; {_REMEDY}"
+            return Failure(item.position, text[:400], False, now_ns)
+        source.last_ns[item.position] = end_ns
+        if value is item.value and begin_ns is item.begin_ns and end_ns is item.end_ns:
+            return item
+        return item._replace(value=value, begin_ns=begin_ns, end_ns=end_ns)
