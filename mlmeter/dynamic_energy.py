@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlmeter.energy.baseline import DynamicEnergies, above_idle, sum_above_idle
-from mlmeter.energy.idle_power import IdlePower
 from mlmeter.energy.windows import add_to_enclosing
 from mlmeter.recording import TOTAL, Recording
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.columns import Columns
+    from mlmeter.energy.idle_power import IdlePower
 
 DYNAMIC_COLUMNS = (
     "idle_joules",
@@ -79,14 +79,11 @@ class DynamicEnergy:
 
 
 def idle_powers(recording: Recording) -> dict[str, IdlePower]:
-    """Return the idle powers of the baseline in the manifest, by domain; none without one.
+    """Return the idle powers to tell energies above idle by, by domain; none without a baseline.
 
     They are those of the whole machine, which energies of a part of it cannot be compared with.
     """
-    facts: Any = recording.run.facts.get("baseline")
-    if not isinstance(facts, dict) or recording.run.facts.get("scope", "machine") != "machine":
-        return {}
-    return {name: IdlePower(**power) for name, power in facts["domains"].items()}
+    return {} if recording.process is not None else recording.run.idle_powers
 
 
 def _columns(found: DynamicEnergies) -> Columns:

@@ -44,7 +44,6 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
-    from mlmeter.energy.process_rows import IdlePower
     from mlmeter.windows import DeviceEdges, Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
@@ -84,7 +83,6 @@ class LiveSession:
         sampler: Sampler,
         baseline: baselines.Given = None,
         of_process: bool = False,
-        idle_power: Mapping[str, IdlePower] | None = None,
     ) -> None:
         self._baseline = baseline
         self.log = WindowLog()
@@ -106,7 +104,7 @@ class LiveSession:
         self._warned_not_running = False
         self._facts = facts
         self._sampler = sampler
-        self._of_process, self._idle_power = of_process, idle_power or {}
+        self._of_process = of_process
         self._processes: ProcessReader | None = None
         self._lock = threading.RLock()
         self._sources: tuple[Source, ...] = ()
@@ -137,7 +135,7 @@ class LiveSession:
         if self._of_process:
             times = self._sampler.process_times()
             self._processes = ProcessReader(
-                clock, times, self._sources, self._period_seconds, self._idle_power, self._note_process
+                clock, times, self._sources, self._period_seconds, self._note_process
             )
             self._processes.tick(edge=True)
         self._start_wall_ns = clock.wall_ns()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.attribution import Attribution, Energies
+    from mlmeter.energy.idle_power import IdlePower
     from mlmeter.energy.labels import LabelledWindows
     from mlmeter.energy.windows import Ownership, Windows
     from mlmeter.measurement import Domain
@@ -37,9 +38,17 @@ class ProcessScope:
         rows: CPU times and users of GPUs.
         origin_ns: start of the session, monotonic nanoseconds.
         bases: windows and owners of instants by name of the domain.
+        idle_powers: power without any work by name of the domain, where it is known.
     """
 
-    def __init__(self, rows: ProcessRows, origin_ns: int, bases: Mapping[str, TimeBase]) -> None:
+    def __init__(
+        self,
+        rows: ProcessRows,
+        origin_ns: int,
+        bases: Mapping[str, TimeBase],
+        idle_powers: Mapping[str, IdlePower],
+    ) -> None:
+        self._idle_powers = idle_powers
         self._rows, self._origin_ns, self._bases = rows, origin_ns, bases
         self._parts: dict[str, ProcessParts] = {}
 
@@ -126,5 +135,5 @@ class ProcessScope:
     def _made(
         self, attribution: Attribution, windows: Windows, ownership: Ownership, domain: Domain
     ) -> ProcessParts:
-        idle = self._rows.idle_power.get(domain.name)
+        idle = self._idle_powers.get(domain.name)
         return ProcessParts(attribution, windows, ownership, self._shares(domain), idle)

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.device_time.times import DeviceTimes
+from mlmeter.energy.idle_power import IdlePower
 from mlmeter.measurement import Domain, Event, Unavailable
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
@@ -66,6 +67,14 @@ class Run:
     def duration_seconds(self) -> float:
         """Length of the run in seconds."""
         return (self.end_ns - self.start_ns) * SECONDS_PER_NANOSECOND
+
+    @property
+    def idle_powers(self) -> dict[str, IdlePower]:
+        """Idle power of the baseline, by name of the domain; none without a baseline."""
+        baseline = self.facts.get("baseline")
+        if not isinstance(baseline, dict):
+            return {}
+        return {name: IdlePower(**power) for name, power in baseline["domains"].items()}
 
 
 @dataclass(frozen=True)
@@ -315,7 +324,7 @@ def _process_scope(recording: Recording, bases: dict[str, TimeBase]) -> ProcessS
         return None
     from mlmeter.process_scope import ProcessScope
 
-    return ProcessScope(recording.process, recording.run.start_ns, bases)
+    return ProcessScope(recording.process, recording.run.start_ns, bases, recording.run.idle_powers)
 
 
 def _of_kind(domain: Domain, kind: str) -> bool:

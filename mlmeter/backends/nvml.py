@@ -24,7 +24,7 @@ from mlmeter.backends.nvml_errors import (
     start_failure,
     words_of,
 )
-from mlmeter.backends.nvml_processes import GpuUse, ProcessLists
+from mlmeter.backends.nvml_processes import ProcessLists, Uses
 from mlmeter.backends.nvml_quantities import (
     ENERGY_AND_POWER,
     MODULE_QUANTITIES,
@@ -174,21 +174,17 @@ class NvmlBackend:
             for meter in self._meters
         ]
 
-    def processes_of(self, uuid: str) -> GpuUse | None:
-        """Return which processes use a GPU, with memory and utilisation of each.
+    def gpu_uses(self) -> dict[int, Uses]:
+        """Return who uses each GPU, by position of the domain, or why that is not known.
 
-        The driver is asked at most once a second; sooner, the last answer is returned.
-
-        Args:
-            uuid: of a metered GPU, as in `Domain.uuid`.
-
-        Returns:
-            The answer, or None if this backend does not read that GPU, or cannot at present.
+        The driver is asked at most once a second; sooner, the last answer is returned. A GPU that is
+        lost at present is left out.
         """
-        for meter in self._meters:
-            if meter.gpu.board.uuid == uuid and meter.handle is not None and not meter.of_module:
-                return self._process_lists.processes_of(self._nvml, meter.handle, uuid)
-        return None
+        return {
+            position: self._process_lists.uses_of(self._nvml, meter.handle, meter.gpu.board.uuid)
+            for position, meter in enumerate(self._meters)
+            if meter.handle is not None and not meter.of_module
+        }
 
     # -- sessions of NVML ------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import hypot
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,8 @@ class IdlePower:
     scatter_watts: float = 0.0
     systematic_watts: float = 0.0
     piece_seconds: float = 1.0
+
+    @property
+    def sigma_watts(self) -> float:
+        """Standard uncertainty of the power in a span of a piece's length."""
+        return hypot(self.scatter_watts, self.systematic_watts)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.attribution import Attribution, Energies
-    from mlmeter.energy.process_rows import IdlePower
+    from mlmeter.energy.idle_power import IdlePower
     from mlmeter.energy.process_share import Shares
     from mlmeter.energy.windows import Ownership, Windows
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 # What a GPU was used by at one reading.
 UNUSED, ALONE, SHARED, UNKNOWN = range(4)
@@ -18,18 +17,6 @@ TICK_NS = 10_000_000
 
 CPU_COLUMNS = {"at_ns": "q", "process_ns": "q", "busy_ns": "q", "idle_ns": "q", "processes": "q"}
 GPU_COLUMNS = {"at_ns": "q", "states": "q", "own_ratios": "d", "all_ratios": "d"}
-
-
-class IdlePower(NamedTuple):
-    """Power of a domain without any work, as measured before.
-
-    Attributes:
-        watts: mean.
-        sigma_watts: its standard uncertainty.
-    """
-
-    watts: float
-    sigma_watts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +48,6 @@ class ProcessRows:
         busy_ns, idle_ns: CPU time of all hardware threads, likewise.
         processes: living processes of the tree.
         gpus: by name of the domain.
-        idle_power: power without any work by name of the domain, where it is known.
         reason: why CPU times could not be read, None if they could.
     """
 
@@ -71,5 +57,4 @@ class ProcessRows:
     idle_ns: array[int]
     processes: array[int]
     gpus: Mapping[str, GpuRows] = field(default_factory=dict)
-    idle_power: Mapping[str, IdlePower] = field(default_factory=dict)
     reason: str | None = None

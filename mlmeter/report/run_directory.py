@@ -12,7 +12,7 @@ from typing import Any
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
-from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, IdlePower, ProcessRows
+from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.errors import RunFileError
 from mlmeter.frame import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
@@ -116,7 +116,7 @@ def _process_facts(rows: ProcessRows | None) -> dict[str, Any] | None:
     if rows is None:
         return None
     gpus = [{"domain": name, "reason": uses.reason} for name, uses in rows.gpus.items()]
-    return {"gpus": gpus, "idle_power": dict(rows.idle_power), "reason": rows.reason}
+    return {"gpus": gpus, "reason": rows.reason}
 
 
 def _write_readings(recording: Recording, path: Path) -> None:
@@ -212,12 +212,8 @@ def _process_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> ProcessRows
         gpus[str(item["domain"])] = GpuRows(
             **_columns(arrays, f"process.gpu.{number}", GPU_COLUMNS), reason=item["reason"]
         )
-    idle_power = {
-        str(name): IdlePower(float(watts), float(sigma))
-        for name, (watts, sigma) in facts["idle_power"].items()
-    }
     columns = _columns(arrays, "process", CPU_COLUMNS)
-    return ProcessRows(**columns, gpus=gpus, idle_power=idle_power, reason=facts["reason"])
+    return ProcessRows(**columns, gpus=gpus, reason=facts["reason"])
 
 
 def _columns(arrays: dict[str, Any], prefix: str, typecodes: dict[str, str]) -> dict[str, Any]:

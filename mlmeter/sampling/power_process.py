@@ -124,11 +124,6 @@ class PowerProcess:
         ask = getattr(self._backend, "device_states", None)
         return [{} for _ in self._domains] if ask is None else ask()
 
-    def processes_of(self, uuid: str) -> Any:
-        """Return what the backend tells of the processes that use a GPU; None if it cannot."""
-        ask = getattr(self._backend, "processes_of", None)
-        return None if ask is None else ask(uuid)
-
     def forget_after_fork(self) -> None:
         """In a forked child: the process and its pipe are the parent's."""
         self._lock = threading.Lock()

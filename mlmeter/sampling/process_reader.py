@@ -19,7 +19,6 @@ from mlmeter.energy.process_rows import (
     UNKNOWN,
     UNUSED,
     GpuRows,
-    IdlePower,
     ProcessRows,
 )
 from mlmeter.measurement import Domain, GpuUse
@@ -55,7 +54,6 @@ class ProcessReader:
         times: tells CPU times.
         sources: what the session reads; those with a method `gpu_uses` tell users of GPUs.
         period_seconds: time between readings.
-        idle_power: power without any work by name of the domain, where it is known.
         note: gets each text that users must know, again and again.
     """
 
@@ -65,14 +63,12 @@ class ProcessReader:
         times: ProcessTimes,
         sources: Sequence[Source],
         period_seconds: float,
-        idle_power: Mapping[str, IdlePower],
         note: Callable[[str], None],
     ) -> None:
         self._clock, self._times, self._note = clock, times, note
         self._sources = tuple(source for source in sources if any(map(_is_gpu, source.domains)))
         # Somewhat less, so that a tick that comes early is not left out.
         self._period_ns = round(max(period_seconds, SHORTEST_PERIOD_SECONDS) * 0.9e9)
-        self._idle_power = dict(idle_power)
         self._lock = threading.Lock()
         self._due_ns = self._gpu_due_ns = self._cost_ns = 0
         self._reason: str | None = None
@@ -122,7 +118,6 @@ class ProcessReader:
                     name: GpuRows(**_since(columns, since_ns), reason=self._gpu_reasons.get(name))
                     for name, columns in self._gpus.items()
                 },
-                idle_power=self._idle_power,
                 reason=self._reason,
             )
         finally:

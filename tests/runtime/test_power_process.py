@@ -136,14 +136,15 @@ def test_what_the_backend_tells_beside_readings_is_passed_on(installed: None) ->
     backend = load_backend("fake_gauge")
     silent = PowerProcess(backend, backend.open(), "fake_gauge")
     silent.close()
-    assert (silent.call_seconds, silent.device_states(), silent.processes_of("GPU-1")) == (0.0, [{}], None)
+    assert (silent.call_seconds, silent.device_states(), silent.gpu_uses) == (0.0, [{}], None)
     backend.call_seconds = 0.5  # type: ignore[attr-defined]
     backend.device_states = lambda: [{"temperature_celsius": 45}]  # type: ignore[attr-defined]
-    backend.processes_of = lambda uuid: f"processes of {uuid}"  # type: ignore[attr-defined]
+    backend.gpu_uses = lambda: {0: ()}  # type: ignore[attr-defined]
     told = PowerProcess(backend, backend.open(), "fake_gauge")
     told.close()
     assert (told.call_seconds, told.device_states()) == (0.5, [{"temperature_celsius": 45}])
-    assert told.processes_of("GPU-1") == "processes of GPU-1"
+    assert told.gpu_uses is not None
+    assert told.gpu_uses() == {0: ()}
 
 
 def test_readings_of_the_process_carry_the_clock_of_the_program(process: PowerProcess) -> None:

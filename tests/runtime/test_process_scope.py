@@ -16,7 +16,6 @@ import pytest
 
 import mlmeter
 from mlmeter import EnergyMeter
-from mlmeter.energy.process_rows import IdlePower
 from mlmeter.energy.process_share import PARTS
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import GpuUse, Provenance
@@ -84,8 +83,7 @@ def test_sleeping_process_gets_nothing(clock: FakeClock, times: FakeTimes) -> No
 def test_process_alone_gets_all_that_is_active(clock: FakeClock, times: FakeTimes) -> None:
     """With an idle power of 40 W, a process alone on one CPU of four gets the other 60 W."""
     times.load(1, 0)
-    meter = process_meter(clock, times)
-    meter.recorder._idle_power = {"fake-0": IdlePower(40.0)}
+    meter = process_meter(clock, times, baseline={"fake-0": 40.0})
     with meter:
         advance(meter, 10)
     found = shares(meter.session)
@@ -106,8 +104,7 @@ def test_all_cpus_busy_leave_nothing_idle(clock: FakeClock, times: FakeTimes) ->
 def test_uncertain_idle_power_widens_the_interval(clock: FakeClock, times: FakeTimes) -> None:
     """40 ± 5 W over 10 s: at least 100 J to either side."""
     times.load(1, 0)
-    meter = process_meter(clock, times)
-    meter.recorder._idle_power = {"fake-0": IdlePower(40.0, 5.0)}
+    meter = process_meter(clock, times, baseline={"fake-0": (40.0, 5.0)})
     with meter:
         advance(meter, 10)
     total = meter.session.total()

@@ -6,9 +6,9 @@ import pynvml
 import pytest
 
 from mlmeter.backends.nvml import NvmlBackend
-from mlmeter.backends.nvml_processes import GpuProcess, GpuUse
+from mlmeter.measurement import GpuUse
 from tests.backends.fake_gpu import FakeProcess
-from tests.backends.fake_nvml import FIELDS_CALL, FakeGpu, gpu_uuid
+from tests.backends.fake_nvml import FIELDS_CALL, FakeGpu
 from tests.backends.nvml.machine import Machine, ManualClock, opened
 
 COMPUTE_CALL = "nvmlDeviceGetComputeRunningProcesses_v3"
@@ -17,33 +17,28 @@ UTILIZATION_CALL = "nvmlDeviceGetProcessUtilization"
 SECOND = 1_000_000
 
 
-def use_of(backend: NvmlBackend) -> GpuUse:
-    """Return who uses the first GPU."""
-    use = backend.processes_of(gpu_uuid(0))
-    assert use is not None
-    return use
+def uses_of(backend: NvmlBackend, position: int = 0) -> tuple[GpuUse, ...]:
+    """Return who uses a GPU."""
+    uses = backend.gpu_uses()[position]
+    assert isinstance(uses, tuple)
+    return uses
 
 
-def shares(use: GpuUse) -> dict[int, float | None]:
-    """Return the utilisation by process."""
-    assert use.processes is not None
-    return {process.pid: process.sm_ratio for process in use.processes}
+def shares(backend: NvmlBackend) -> dict[int, float | None]:
+    """Return the utilisation by process on the first GPU."""
+    return {use.pid: use.sm_share for use in uses_of(backend)}
 
 
 def test_processes_of_both_lists_once_each(machine: Machine) -> None:
-    """A program that computes and draws is one process, with its memory once."""
+    """A program that computes and draws is one process."""
     machine(
         FakeGpu(
-            compute_processes=(FakeProcess(pid=7, memory_bytes=100), FakeProcess(pid=3, memory_bytes=None)),
-            graphics_processes=(FakeProcess(pid=7, memory_bytes=100), FakeProcess(pid=9, memory_bytes=5)),
+            compute_processes=(FakeProcess(pid=7), FakeProcess(pid=3)),
+            graphics_processes=(FakeProcess(pid=7), FakeProcess(pid=9)),
         )
     )
     backend, _ = opened(NvmlBackend())
-    assert use_of(backend).processes == (
-        GpuProcess(pid=3, memory_bytes=None),
-        GpuProcess(pid=7, memory_bytes=100),
-        GpuProcess(pid=9, memory_bytes=5),
-    )
+    assert [use.pid for use in uses_of(backend)] == [3, 7, 9]
 
 
 def test_utilisation_is_the_mean_of_the_last_second(machine: Machine) -> None:
@@ -60,18 +55,18 @@ def test_utilisation_is_the_mean_of_the_last_second(machine: Machine) -> None:
         )
     )
     backend, _ = opened(NvmlBackend())
-    assert shares(use_of(backend)) == {1: 0.5, 2: 0.0, 3: 0.0}
+    assert shares(backend) == {1: 0.5, 2: 0.0, 3: 0.0}
 
 
 def test_next_question_is_about_the_time_since(machine: Machine, clock: ManualClock) -> None:
     """Samples that have been counted are not counted again; none since then is idle, not unknown."""
     nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1),), utilization=((1, 10 * SECOND, 40),)))
     backend, _ = opened(NvmlBackend(now_ns=clock))
-    seen = [shares(use_of(backend))]
+    seen = [shares(backend)]
     nvml.gpus[0].utilization = ((1, 10 * SECOND, 40), (1, 13 * SECOND, 90))
     for _ in range(2):
         clock.advance(1.0)
-        seen.append(shares(use_of(backend)))
+        seen.append(shares(backend))
     assert seen == [{1: 0.4}, {1: 0.9}, {1: 0.0}]
 
 
@@ -82,20 +77,18 @@ def test_utilisation_that_is_not_told_is_unknown(
     """Not supported (MIG), or no sample yet: None, not 0."""
     machine(FakeGpu(compute_processes=(FakeProcess(pid=1),), utilization=samples))
     backend, _ = opened(NvmlBackend())
-    assert shares(use_of(backend)) == {1: None}
+    assert shares(backend) == {1: None}
 
 
 def test_driver_is_asked_once_a_second(machine: Machine, clock: ManualClock) -> None:
-    """In 3 s of questions every 10 ms three answers; each GPU has its own second."""
+    """In 3 s of questions every 10 ms three answers of each GPU."""
     nvml = machine(FakeGpu(), FakeGpu())
     backend, _ = opened(NvmlBackend(now_ns=clock))
     nvml.calls.clear()
     for _ in range(300):
-        use_of(backend)
+        backend.gpu_uses()
         clock.advance(0.01)
-    assert nvml.calls[GRAPHICS_CALL] == 3
-    backend.processes_of(gpu_uuid(1))
-    assert nvml.calls[GRAPHICS_CALL] == 4
+    assert nvml.calls[GRAPHICS_CALL] == 2 * 3
 
 
 def test_reading_energy_asks_for_no_processes(machine: Machine) -> None:
@@ -110,46 +103,26 @@ def test_list_that_is_refused_is_unknown_with_the_reason(machine: Machine) -> No
     """Nobody is not the same as not known."""
     machine(FakeGpu(compute_processes=None, graphics_processes=None))
     backend, _ = opened(NvmlBackend())
-    use = use_of(backend)
-    assert (use.processes, use.reason) == (None, "Not Supported")
-    assert use.exclusive_to([1]) is None
+    uses = backend.gpu_uses()[0]
+    assert isinstance(uses, str)
+    assert "Not Supported" in uses
 
 
 def test_one_list_is_enough(machine: Machine) -> None:
     """Boards without graphics have a list of compute processes only."""
-    nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1, memory_bytes=4),)))
+    nvml = machine(FakeGpu(compute_processes=(FakeProcess(pid=1),)))
     nvml.fail(GRAPHICS_CALL, pynvml.NVML_ERROR_NOT_SUPPORTED)
     backend, _ = opened(NvmlBackend())
-    assert use_of(backend).processes == (GpuProcess(pid=1, memory_bytes=4),)
-
-
-@pytest.mark.parametrize(
-    ("listed", "own", "expected"),
-    [
-        ((5,), {5}, True),
-        ((5, 6), {5, 6, 7}, True),
-        ((5, 6), {5}, False),
-        # Others only: in a container the driver knows this process by another number.
-        ((6,), {5}, None),
-        ((), {5}, None),
-    ],
-)
-def test_exclusive_use(
-    machine: Machine, listed: tuple[int, ...], own: set[int], expected: bool | None
-) -> None:
-    """Only ours, others too, or not to be told."""
-    machine(FakeGpu(compute_processes=tuple(FakeProcess(pid=pid) for pid in listed)))
-    backend, _ = opened(NvmlBackend())
-    assert use_of(backend).exclusive_to(own) is expected
+    assert [use.pid for use in uses_of(backend)] == [1]
 
 
 def test_gpu_that_is_not_metered_or_lost_has_no_answer(machine: Machine, clock: ManualClock) -> None:
-    """None, and no exception."""
+    """It is left out, and nothing is raised."""
     nvml = machine(FakeGpu(), FakeGpu())
     backend, _ = opened(NvmlBackend(visible_devices="0", now_ns=clock))
-    assert backend.processes_of(gpu_uuid(1)) is None
+    assert set(backend.gpu_uses()) == {0}
     nvml.fail(FIELDS_CALL, pynvml.NVML_ERROR_GPU_IS_LOST)
     backend.read()
-    assert backend.processes_of(gpu_uuid(0)) is None
+    assert backend.gpu_uses() == {}
     backend.close()
-    assert backend.processes_of(gpu_uuid(0)) is None
+    assert backend.gpu_uses() == {}
