@@ -153,6 +153,18 @@ def test_phases_and_exclusive_windows_add_up(clock: FakeClock, times: FakeTimes)
     )
 
 
+def test_bursts_are_the_process_s(clock: FakeClock, times: FakeTimes) -> None:
+    """A tight loop on one CPU of four costs a quarter of what the machine used in it."""
+    times.load(1, 1)
+    with process_meter(clock, times) as meter:
+        for _ in range(100):
+            with meter.window("call"):
+                advance(meter, 0.02)
+    row = meter.session.bursts().set_index("domain").loc["fake-0"]
+    assert row["joules_per_window"] == pytest.approx(0.5, rel=0.05)
+    assert row["provenance"] == "derived"
+
+
 def test_short_window_has_the_share_around_it(clock: FakeClock, times: FakeTimes) -> None:
     """A window of 10 ms gets the ratio of its 100 ms, says so, and its interval holds all or nothing."""
     times.load(2)

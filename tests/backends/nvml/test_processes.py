@@ -41,6 +41,18 @@ def test_processes_of_both_lists_once_each(machine: Machine) -> None:
     assert [use.pid for use in uses_of(backend)] == [3, 7, 9]
 
 
+def test_uses_of_a_session_of_one_process(machine: Machine) -> None:
+    """What `scope="process"` asks for, by position: each process with its share."""
+    machine(
+        FakeGpu(
+            compute_processes=(FakeProcess(pid=3), FakeProcess(pid=7)),
+            utilization=((3, 10 * SECOND, 50),),
+        )
+    )
+    backend, _ = opened(NvmlBackend())
+    assert backend.gpu_uses() == {0: (GpuUse(3, 0.5), GpuUse(7, 0.0))}
+
+
 def test_utilisation_is_the_mean_of_the_last_second(machine: Machine) -> None:
     """Older samples in the driver's buffer, and garbage in it, do not count; who has none was idle."""
     machine(
