@@ -412,10 +412,10 @@ def test_a_counter_is_read_four_times_per_wrap_whatever_the_period(
     times, deadline_ns = [clock.now_ns()], clock.now_ns() + sampler._period_ns
     while clock.now_ns() < 3600e9:
         sampler._wake.clear()
-        before = sampler._reads
+        before = sampler.cost().reads
         sampler._round(sampler._generation, deadline_ns)
         deadline_ns = sampler._next_deadline_ns(deadline_ns)
-        times += [clock.now_ns()] if sampler._reads > before else []
+        times += [clock.now_ns()] if sampler.cost().reads > before else []
     longest_seconds = max(after - before for before, after in pairwise(times)) * 1e-9
     assert longest_seconds <= wrap * 1e-6 / watts / 4
     for _, rows in sampler.snapshot([source]):
