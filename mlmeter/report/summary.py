@@ -69,11 +69,10 @@ def _title(recording: Recording) -> str:
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Rows of every phase and domain, then of the session."""
     rows: list[tuple[str, ...]] = []
-    # A total of one domain repeats it, whatever else is shown beside it and not added.
-    single = len(recording.domains) == 1 or sum(domain.counted for domain, _ in recording.domains) == 1
+    shown = _shown_domains(recording)
     by_phase: dict[str, list[dict[str, Any]]] = {}
     for record in build_table(recording, "phases").records():
-        if not (single and record["domain"] == TOTAL):
+        if record["domain"] in shown:
             by_phase.setdefault(record["phase"], []).append(record)
     for phase, records in list(by_phase.items())[:MOST_PHASES]:
         # A base phase that windows leave no time for says nothing.
@@ -82,7 +81,7 @@ def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
         rows.append((f"and {len(by_phase) - MOST_PHASES} more", *[""] * (len(HEADER) - 1)))
     run = recording.run
     for domain, _, energies in recording.resolution.by_domain("total"):
-        if single and domain == TOTAL:
+        if domain not in shown:
             continue
         record = {name: column[0] for name, column in energies.items()}
         record.update(domain=domain, duration_seconds=run.duration_seconds, share_ratio=1.0)
@@ -90,6 +89,16 @@ def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
             record["mean_power_watts"] = record["energy_joules"] / run.duration_seconds
         rows.append(_row("session", record))
     return rows
+
+
+def _shown_domains(recording: Recording) -> set[str]:
+    """Return the domains that have rows: those that are added up, and their total if they are several.
+
+    Of the others, such as a whole machine, the notes tell the energy of the session.
+    """
+    names = [domain.name for domain, _ in recording.domains]
+    counted = [domain.name for domain, _ in recording.domains if domain.counted]
+    return set(counted or names or [TOTAL]) | ({TOTAL} if len(counted) > 1 else set())
 
 
 def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
@@ -168,9 +177,17 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     return rows
 
 
+def _session_energy(columns: dict[str, Any]) -> str:
+    low, high = columns["low_joules"][0], columns["high_joules"][0]
+    if not columns["resolved"][0]:
+        return f"unresolved, {interval(low, high)} J in all"
+    return f"{number(columns['energy_joules'][0])} J ({interval(low, high)}) in all"
+
+
 def _notes(recording: Recording) -> list[str]:
     """Say of every number where it comes from, and what is missing."""
-    notes = []
+    notes, shown = [], _shown_domains(recording)
+    energies = {name: columns for name, _, columns in recording.resolution.by_domain(TOTAL)}
     totals = recording.resolution.wholes()
     for domain, _ in recording.domains:
         scope = recording.resolution.process
@@ -184,6 +201,7 @@ def _notes(recording: Recording) -> list[str]:
             what = "ESTIMATED from load, not measured; the truth may lie anywhere in the interval"
         else:
             what = "measured" if domain.provenance is Provenance.MEASURED else "derived from measured power"
+        what = what if domain.name in shown else f"{_session_energy(energies[domain.name])}, {what}"
         inside = f" (part of {domain.parent}, not added)" if domain.parent else ""
         alone = " (never added to a total)" if domain.kind not in COUNTED_KINDS else ""
         notes.append(f"{domain.name}: {what}, source {domain.source}{inside}{alone}")

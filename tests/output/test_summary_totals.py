@@ -7,8 +7,8 @@ import pytest
 from mlmeter.testing import FakeClock, SimulatedBackend, advance, fake_meter
 
 
-def _domains_shown(*kinds: str) -> set[str]:
-    """Return the domains in the summary of a session with one domain of each kind."""
+def _lines(*kinds: str) -> list[str]:
+    """Return the summary of a session with one domain of each kind."""
     clock = FakeClock(start_ns=1_000_000_000)
     backends = [
         SimulatedBackend(
@@ -26,7 +26,12 @@ def _domains_shown(*kinds: str) -> set[str]:
     with fake_meter(*backends, clock=clock) as meter:
         with meter.training("step"):
             advance(meter, 1.0)
-    lines = meter.session.summary().splitlines()
+    return meter.session.summary().splitlines()
+
+
+def _domains_shown(*kinds: str) -> set[str]:
+    """Return the domains that have rows."""
+    lines = _lines(*kinds)
     return {line.split()[1] for line in lines if line.startswith(("training", "session"))}
 
 
@@ -34,12 +39,19 @@ def _domains_shown(*kinds: str) -> set[str]:
     ("kinds", "shown"),
     [
         (("cpu",), {"cpu-0"}),
-        # A whole machine is shown beside the packages and never added: the total is the packages'.
-        (("cpu", "machine"), {"cpu-0", "machine-1"}),
+        # A whole machine is never added: the total is the packages', a note tells the machine's energy.
+        (("cpu", "machine"), {"cpu-0"}),
         (("cpu", "dram"), {"cpu-0", "dram-1", "total"}),
-        (("cpu", "dram", "machine"), {"cpu-0", "dram-1", "machine-2", "total"}),
+        (("cpu", "dram", "machine"), {"cpu-0", "dram-1", "total"}),
     ],
 )
 def test_a_total_of_one_domain_is_not_shown(kinds: tuple[str, ...], shown: set[str]) -> None:
     """A total stands in the summary where more than one domain is added up."""
     assert shown == _domains_shown(*kinds)
+
+
+def test_energy_that_is_not_added_is_told_in_a_note() -> None:
+    """50 J of a whole machine, beside the table."""
+    (note,) = [line for line in _lines("cpu", "machine") if line.startswith("machine-1:")]
+    assert " J (" in note
+    assert "in all" in note
