@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import sys
 import threading
 import time
-import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
-from mlmeter.device_time.cuda import initialised_cuda
-from mlmeter.device_time.events import DeviceEvents
-from mlmeter.device_time.times import DeviceTimes, numbers_of_domains
-from mlmeter.device_time.waits import FunctionEdges, WaitingEdges
-from mlmeter.energy.cross_check import NOTHING, BothEnergies, disagreement
-from mlmeter.errors import (
-    ArgumentError,
-    EstimateWarning,
-    MLMeterWarning,
-    NothingMeteredWarning,
-    StateWarning,
-)
+from mlmeter.device_time.session import SessionDevices
+from mlmeter.errors import ArgumentError, EstimateWarning, NothingMeteredWarning, StateWarning
+from mlmeter.event_log import EventLog
 from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.report.facts import host_facts
+from mlmeter.sampling.cross_checks import CrossChecks
 from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
-from mlmeter.sampling.second_reading import SecondReadings
 from mlmeter.sampling.sources import POOL, Source
 from mlmeter.session import Session
 from mlmeter.window_log import WindowLog
@@ -57,9 +43,7 @@ LONGEST_TIMEOUT_SECONDS = 3600.0
 # How long `result` waits for a device that has not finished a window, unless told otherwise.
 LONGEST_DEVICE_SECONDS = 60.0
 SETTLE_STEPS = 20
-MOST_REMARKS = 1_000
 
-logger = logging.getLogger("mlmeter")
 _run_numbers = itertools.count(1)
 
 
@@ -98,8 +82,9 @@ class LiveSession:
         self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
-        self._sync = sync
-        self._device_events: DeviceEvents | None = None
+        self._log = EventLog(self.now_ns)
+        self.remark = self._log.remark
+        self._devices = SessionDevices(sync, self.now_ns, self.remark)
         self._edges = (0, 0)
         self._warned_not_running = False
         self._facts = facts
@@ -110,13 +95,10 @@ class LiveSession:
         self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
         self._unavailable: tuple[Unavailable, ...] = ()
-        self._events: list[Event] = []
-        self._remarks: set[tuple[str, str]] = set()
         self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
-        self._checks_before: dict[str, BothEnergies] = {}
+        self._checks = CrossChecks(sampler)
         self._states: dict[str, dict[str, Any]] = {}
-        self._second = SecondReadings()
         self._final: Session | None = None
 
     @property
@@ -141,12 +123,11 @@ class LiveSession:
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._note_states("start")
-        self._start_ns = clock.now_ns()
-        self._checks_before = {name: both for name, both, _ in self._checks()}
-        self._second = SecondReadings(self._sources)
-        self.device = self._device_edges()
+        self._start_ns = self._log.start_ns = clock.now_ns()
+        self._checks = CrossChecks(self._sampler, self._sources)
+        self._devices.begin(self._domains())
+        self.device = self._devices.edges
         self.running = True
-        self._look_at_device()
         self._report_sources(found.notes)
         self._take_baseline()
 
@@ -159,10 +140,12 @@ class LiveSession:
             if self._processes is not None:
                 self._processes.tick(edge=True)
             self._settle(end_ns)
-            self._end_device_events()
+            self._devices.end()
+            self.device = None
             self._report_finished(final=True)
             self._sampler.close_rows(self._sources, end_ns)
-            self._cross_check()
+            for domain, text in self._checks.disagreements():
+                self.remark("cross-check", text, domain)
             self._note_states("end")
             recording = self._recording(end_ns, finished=True)
             self.running = False
@@ -179,21 +162,13 @@ class LiveSession:
 
     # -- for windows -----------------------------------------------------------------------
 
-    def remark(self, kind: str, message: str, domain: str | None = None) -> None:
-        """Note an event once, however often it happens."""
-        if (kind, message) in self._remarks or len(self._remarks) >= MOST_REMARKS:
-            return
-        self._remarks.add((kind, message))
-        seconds = (self.now_ns() - self._start_ns) * 1e-9 if self._run_id else 0.0
-        self._events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))
-        logger.info("%s: %s", kind, message)
-
     def warn_not_running(self) -> None:
         """Warn once that windows are opened although nothing records them."""
         if not self._warned_not_running:
             self._warned_not_running = True
             state = "has been stopped" if self.started else "was never started"
-            self._warn("window", f"meter {self._name!r} {state}: its windows are not metered", StateWarning)
+            text = f"meter {self._name!r} {state}: its windows are not metered"
+            self._log.warn("window", text, StateWarning)
 
     def window_energy(self, window: Window, kind: str | None, *, context_seconds: float = 0.0) -> Energy:
         """Return the energy of a window with what has been read so far.
@@ -247,63 +222,13 @@ class LiveSession:
             return False
         return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
 
-    # -- the device --------------------------------------------------------------------------
-
     def _device_end_ns(self, window: Window) -> int | None:
         """Return when the device had done a window's work, 0 if that is not known; None if it has not."""
-        return 0 if self._device_events is None else self._device_events.end_ns(window.end_mark)
+        return self._devices.end_ns(window.end_mark)
 
-    def _device_edges(self) -> DeviceEdges | None:
-        """Return what the user wants at the edges of windows; None if that shows only later, or nothing."""
-        if callable(self._sync):
-            return FunctionEdges(self._sync)
-        if self._sync == "device":
-            return WaitingEdges()
-        if self._sync == "events":
-            self._device_events = DeviceEvents(self.now_ns, self.remark)
-        return self._device_events
-
-    def _look_at_device(self) -> None:
-        """Read the events that a device has reached; begin with them once CUDA is used."""
-        if self._device_events is None and self._sync is None and self.running:
-            self._begin_with_cuda()
-        if self._device_events is not None:
-            self._device_events.collect()
-            if self._device_events.failed:
-                self.device = None
-
-    def _begin_with_cuda(self) -> None:
-        """Mark windows from now on if CUDA is used and a GPU metered: else nobody needs its times."""
-        if not any(domain.kind == "gpu" for source in self._sources for domain in source.domains):
-            return
-        cuda = initialised_cuda()
-        # Two threads may read the counters at a time; `stop` holds the lock for long.
-        if cuda is not None and self._lock.acquire(blocking=False):
-            try:
-                if self._device_events is None and self.running:
-                    self.device = self._device_events = DeviceEvents(self.now_ns, self.remark, cuda)
-            finally:
-                self._lock.release()
-
-    def _end_device_events(self) -> None:
-        """Take the last reference and tell what the device has not done yet."""
-        events, self.device = self._device_events, None
-        if events is None:
-            return
-        events.collect(final=True)
-        waiting = events.waiting()
-        if waiting:
-            text = f"the device had not finished the work of {waiting} windows when the session ended"
-            self.remark("window", f"{text}: what it did afterwards is not in their energy")
-        domains = [domain for source in self._sources for domain in source.domains]
-        gpus = any(domain.kind == "gpu" for domain in domains)
-        metered = numbers_of_domains(domains, events.uuids()).values()
-        for number in events.uuids().keys() - set(metered) if gpus else ():
-            text = f"which of the metered GPUs CUDA device {number} is cannot be told"
-            self.remark("window", f"{text}: windows on it have host times only")
-        if not events.found:
-            text = "neither PyTorch nor CuPy has initialised CUDA: windows have host times only"
-            self.remark("window", f'sync="events": {text}')
+    def _look_at_devices(self) -> None:
+        self._devices.look()
+        self.device = self._devices.edges
 
     # -- the pieces of start and stop --------------------------------------------------------
 
@@ -316,18 +241,18 @@ class LiveSession:
             self.remark("note", note)
         for missing in self._unavailable:
             self.remark("unavailable", f"{missing.source}: {missing.reason}")
-        domains = [domain for source in self._sources for domain in source.domains]
+        domains = self._domains()
         estimated = [domain.name for domain in domains if domain.provenance is Provenance.ESTIMATED]
         if not domains:
             text = "no energy can be read on this machine: the session has times only; see `mlmeter doctor`"
-            self._warn("unavailable", text, NothingMeteredWarning)
+            self._log.warn("unavailable", text, NothingMeteredWarning)
         elif estimated:
             text = f"{', '.join(estimated)}: estimated from load, not measured; see `mlmeter doctor`"
-            self._warn("estimate", text, EstimateWarning)
+            self._log.warn("estimate", text, EstimateWarning)
 
     def _take_baseline(self) -> None:
         """Write the idle powers that this session uses into its facts."""
-        domains = [domain for source in self._sources for domain in source.domains]
+        domains = self._domains()
         now = datetime.fromtimestamp(self._start_wall_ns / 1e9, UTC)
         facts, notes = baselines.baseline_facts(self._baseline, domains, now)
         if facts is not None:
@@ -348,19 +273,11 @@ class LiveSession:
         period_ns = round(self._subscription.period_seconds * 1e9)
         return [text for source in self._sources if (text := source.slow_remark(period_ns)) is not None]
 
-    def _warn(self, kind: str, text: str, category: type[MLMeterWarning]) -> None:
-        self.remark(kind, text)
-        try:
-            warnings.warn(text, category, stacklevel=frames_of_ours() + 1)
-        except MLMeterWarning:
-            # Where warnings are errors, the metered program must still run; the event tells.
-            logger.warning(text)
+    def _domains(self) -> list[Domain]:
+        return [domain for source in self._sources for domain in source.domains]
 
     def _slowest_period(self) -> float:
-        return max(
-            (domain.update_period_seconds for source in self._sources for domain in source.domains),
-            default=0.0,
-        )
+        return max((domain.update_period_seconds for domain in self._domains()), default=0.0)
 
     def _settle(self, end_ns: int) -> None:
         """Read once more; wait, but not long, until slow counters have shown the end."""
@@ -377,8 +294,8 @@ class LiveSession:
         """Put closed windows away; return whether any has opened or closed since the last call."""
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
-        self._look_at_device()
-        self._second.keep_up(self.now_ns())
+        self._look_at_devices()
+        self._checks.keep_up()
         if self._processes is not None and self.running:
             self._processes.tick()
         if self.finished:
@@ -409,7 +326,6 @@ class LiveSession:
         """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
         start_ns = max(self._start_ns, since_ns or 0)
         rows = self._sampler.snapshot(self._sources)
-        events = self._device_events
         cost = self._sampler.cost()
         facts = {
             **self._facts,
@@ -431,44 +347,16 @@ class LiveSession:
             domains=tuple(
                 (
                     _as_metered(domain, collected, start_ns),
-                    self._of_session(domain, _since(collected, start_ns)),
+                    self._checks.of_session(domain, _since(collected, start_ns)),
                 )
                 for domain, collected in rows
             ),
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
-            events=(*self._events, *self._source_events(end_ns)),
-            device=DeviceTimes() if events is None else events.times(since_ns),
+            events=(*self._log.events, *self._source_events(end_ns)),
+            device=self._devices.times(since_ns),
             process=None if self._processes is None else self._processes.rows(start_ns),
         )
-
-    def _checks(self) -> list[tuple[str, BothEnergies, Domain]]:
-        """What counters and the power read with them have given since their sources were opened."""
-        return [
-            (domain.name, rows.cross_check, domain)
-            for source in self._sources
-            for domain, rows in zip(source.domains, source.rows, strict=True)
-            if rows.cross_check is not None
-        ]
-
-    def _cross_check(self) -> None:
-        """Say, once, which counters disagree with the power of this session."""
-        for name, both, domain in self._checks():
-            text = disagreement(domain, both.since(self._checks_before.get(name, NOTHING)))
-            if text is not None:
-                self.remark("cross-check", text, name)
-        if self._second:
-            after = self._second.read()
-            self._sampler.tick()
-            for name, text in self._second.disagreements(after, self._sampler.snapshot(self._sources)):
-                self.remark("cross-check", text, name)
-
-    def _of_session(self, domain: Domain, rows: Rows) -> Rows:
-        """Take off what counter and power gave before the session."""
-        if rows.cross_check is None:
-            return rows
-        before = self._checks_before.get(domain.name, NOTHING)
-        return rows._replace(cross_check=rows.cross_check.since(before))
 
     def _source_events(self, end_ns: int) -> list[Event]:
         return [
@@ -485,7 +373,8 @@ class LiveSession:
     def forget_after_fork(self) -> None:
         """In a forked child: stop recording; the parent goes on and counts the child's energy."""
         self.running = False
-        self.edge = self.device = self._device_events = self._processes = None
+        self.edge = self.device = self._processes = None
+        self._devices.forget()
 
 
 def _check_timeout(timeout_seconds: object) -> None:
@@ -493,16 +382,6 @@ def _check_timeout(timeout_seconds: object) -> None:
     if not number or not 0 <= timeout_seconds <= LONGEST_TIMEOUT_SECONDS:  # type: ignore[operator]
         accepted = f"a number from 0 to {LONGEST_TIMEOUT_SECONDS:.0f}, or None"
         raise ArgumentError(f"timeout_seconds={timeout_seconds!r}: expected {accepted}")
-
-
-def frames_of_ours() -> int:
-    """Number of frames between the caller and the metered program."""
-    package = str(Path(__file__).parent)
-    frame: FrameType | None = sys._getframe(1)
-    count = 0
-    while frame is not None and frame.f_code.co_filename.startswith(package):
-        frame, count = frame.f_back, count + 1
-    return count
 
 
 def _as_metered(domain: Domain, rows: Rows, start_ns: int) -> Domain:

@@ -19,7 +19,8 @@ from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
-from mlmeter.live import LiveSession, frames_of_ours
+from mlmeter.event_log import frames_of_ours
+from mlmeter.live import LiveSession
 from mlmeter.sampling.power_process import POWER_SAMPLINGS, THREAD
 from mlmeter.sampling.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
 from mlmeter.session import Session
