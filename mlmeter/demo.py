@@ -119,7 +119,7 @@ def _break_even(session: Session) -> Iterator[tuple[str, ...]]:
 
 def _pooled(session: Session, name: str) -> tuple[float, float, float, float, bool] | None:
     """Return joules, low, high, count of work and whether resolved of a name; None if not metered."""
-    from mlmeter.frame import build_table
+    from mlmeter.frame.build import build_table
 
     for record in build_table(session.recording, "window_names").records():
         if record["name"] == name and record["domain"] == "total" and record["provenance"] is not None:

@@ -200,7 +200,7 @@ class Session:
         return Path(directory)
 
     def _table(self, name: str) -> Any:
-        from mlmeter.frame import build_table
+        from mlmeter.frame.build import build_table
 
         if name not in TABLES:
             raise ArgumentError(f"table={name!r}: expected one of {', '.join(TABLES)}")

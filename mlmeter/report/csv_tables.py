@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mlmeter.frame import Table
+from mlmeter.frame.table import Table
 
 # A spreadsheet would run a cell that starts so; an apostrophe makes it text again.
 EXECUTABLE_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -14,7 +14,7 @@ from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.errors import RunFileError
-from mlmeter.frame import build_table
+from mlmeter.frame.build import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import TABLES, TOTAL, Recording, Run
 from mlmeter.report.csv_tables import replacing, write_table

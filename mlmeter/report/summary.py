@@ -8,7 +8,8 @@ from typing import Any
 
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
-from mlmeter.frame import build_table, unread_reason
+from mlmeter.frame.build import build_table
+from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import interval, number, percent, shorten, table

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlmeter.errors import ArgumentError
-from mlmeter.frame import build_table
+from mlmeter.frame.build import build_table
 from mlmeter.recording import TABLES
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter

@@ -1,0 +1,1 @@
+"""Results as tidy tables, and those as pandas frames."""
