@@ -16,13 +16,25 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mlmeter import baseline as baselines
+from mlmeter.arguments import (
+    MACHINE,
+    PROCESS,
+    checked_directory,
+    checked_period,
+    checked_phase,
+    checked_power_sampling,
+    checked_scope,
+    checked_sync,
+    is_text,
+    program_name,
+)
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
-from mlmeter.sampling.power_process import POWER_SAMPLINGS, THREAD
-from mlmeter.sampling.sampler import DEFAULT_PERIOD_SECONDS, Sampler, shared_sampler
+from mlmeter.sampling.power_process import THREAD
+from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
 from mlmeter.windows import Recorder, Window
 
@@ -34,8 +46,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Unit = float | Callable[..., float]
 
 TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
-SYNC_WORDS = ("events", "device", "none")
-MACHINE, PROCESS = SCOPES = ("machine", "process")
 OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
 
 logger = logging.getLogger("mlmeter")
@@ -85,7 +95,7 @@ class WindowMethods:
         """
         if type(name) is not str or not name:
             raise ArgumentError(f"window name {name!r}: expected a text that is not empty")
-        return Window(self, name, phase if phase is None else _checked_phase(phase), units)
+        return Window(self, name, phase if phase is None else checked_phase(phase), units)
 
     @overload
     def training(self, name: Function, /) -> Function: ...
@@ -113,7 +123,7 @@ class WindowMethods:
 
     def phase(self, label: str) -> Window:
         """Return a window whose name and phase are `label`: any text of the user's."""
-        return Window(self, _checked_phase(label), label, None)
+        return Window(self, checked_phase(label), label, None)
 
     def _phase_window(self, phase: str, name: Any, units: dict[str, Unit]) -> Any:
         if name is None or (type(name) is str and name):
@@ -186,19 +196,19 @@ class EnergyMeter(WindowMethods):
         baseline: str | os.PathLike[str] | Mapping[str, Any] | None = baselines.AUTO,
         sampler: Sampler | None = None,
     ) -> None:
-        if name is not None and not _is_text(name):
+        if name is not None and not is_text(name):
             raise ArgumentError(f"name={name!r}: expected a text that is not empty, or None")
         if on_window is not None and not callable(on_window):
             raise ArgumentError(f"on_window={on_window!r}: expected a function of one window, or None")
-        self.name = name or _program_name()
-        self.base_phase = _checked_phase(phase)
-        self._scope = _checked_scope(scope)
+        self.name = name or program_name()
+        self.base_phase = checked_phase(phase)
+        self._scope = checked_scope(scope)
         self._backends = check_selection(backends)
-        self._period_seconds = _checked_period(period_seconds)
-        self._power_sampling = _checked_power_sampling(power_sampling)
-        self._output_dir = _checked_directory(output_dir)
+        self._period_seconds = checked_period(period_seconds)
+        self._power_sampling = checked_power_sampling(power_sampling)
+        self._output_dir = checked_directory(output_dir)
         self._on_window = on_window
-        self._sync = _checked_sync(sync)
+        self._sync = checked_sync(sync)
         self._baseline = baselines.checked(baseline)
         self._sampler = sampler
         self._token: Token[EnergyMeter | None] | None = None
@@ -385,61 +395,3 @@ window = _module.window
 training = _module.training
 inference = _module.inference
 evaluation = _module.evaluation
-
-
-def _program_name() -> str:
-    return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python"
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _checked_phase(phase: str) -> str:
-    if not _is_text(phase):
-        raise ArgumentError(f'phase={phase!r}: expected a text such as "training" or "inference"')
-    return phase
-
-
-def _checked_scope(scope: object) -> str:
-    if not isinstance(scope, str) or scope not in SCOPES:
-        accepted = " or ".join(f'"{name}"' for name in SCOPES)
-        raise ArgumentError(f"scope={scope!r}: expected {accepted}")
-    return scope
-
-
-def _checked_period(period_seconds: object) -> float:
-    if period_seconds is None:
-        return DEFAULT_PERIOD_SECONDS
-    number = isinstance(period_seconds, (int, float)) and not isinstance(period_seconds, bool)
-    if not number or not 0.001 <= period_seconds <= 60:  # type: ignore[operator]
-        raise ArgumentError(f"period_seconds={period_seconds!r}: expected a number from 0.001 to 60, or None")
-    return float(period_seconds)  # type: ignore[arg-type]
-
-
-def _checked_power_sampling(power_sampling: object) -> str:
-    if not isinstance(power_sampling, str) or power_sampling not in POWER_SAMPLINGS:
-        accepted = " or ".join(f'"{name}"' for name in POWER_SAMPLINGS)
-        raise ArgumentError(f"power_sampling={power_sampling!r}: expected {accepted}")
-    return power_sampling
-
-
-def _checked_directory(output_dir: object) -> Path | None:
-    if output_dir is None:
-        return None
-    if not isinstance(output_dir, (str, os.PathLike)) or not os.fspath(output_dir):
-        raise ArgumentError(f"output_dir={output_dir!r}: expected a directory's path, or None")
-    if "\0" in os.fsdecode(output_dir):
-        raise ArgumentError(f"output_dir={output_dir!r}: a path cannot hold a null character")
-    # The program may change its directory before the run is written.
-    path = Path(os.path.abspath(os.fsdecode(output_dir)))  # noqa: PTH100  # keeps links, unlike resolve()
-    if path.exists() and not path.is_dir():
-        raise ArgumentError(f"output_dir={output_dir!r}: there is a file of that name, not a directory")
-    return path
-
-
-def _checked_sync(sync: object) -> Callable[[], object] | str | None:
-    if sync is None or callable(sync) or (isinstance(sync, str) and sync in SYNC_WORDS):
-        return sync
-    words = ", ".join(f'"{word}"' for word in SYNC_WORDS)
-    raise ArgumentError(f"sync={sync!r}: expected {words}, a function without arguments, or None")

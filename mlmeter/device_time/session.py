@@ -21,7 +21,7 @@ class SessionDevices:
     """Marks windows on devices, or waits for these, as the user wants.
 
     Args:
-        sync: a function to call, ``"device"``, ``"events"``, ``"off"``, or None for events as soon as
+        sync: a function to call, ``"device"``, ``"events"``, ``"none"``, or None for events as soon as
             CUDA is used.
         now_ns: monotonic clock.
         remark: notes an event: kind and sentence.

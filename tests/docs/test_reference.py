@@ -170,7 +170,10 @@ def test_kinds_of_events_are_on_the_errors_page() -> None:
     given: set[str] = set()
     for file in package.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        given |= set(re.findall(r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\"", text))
+        noted = r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\""
+        given |= set(re.findall(noted, text))
+            re.findall(r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\"", text)
+        )
         given |= set(re.findall(r"Remark\([^()]*, \"(\w+)\"", text))
         given |= set(re.findall(r"yield \"([\w-]+)\", (?:f?\"|text)", text))
         given |= set(re.findall(r"self\._lose\(last, reading, \"(\w+)\"", text))
