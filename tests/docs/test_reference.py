@@ -172,8 +172,6 @@ def test_kinds_of_events_are_on_the_errors_page() -> None:
         text = file.read_text(encoding="utf-8")
         noted = r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\""
         given |= set(re.findall(noted, text))
-            re.findall(r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\"", text)
-        )
         given |= set(re.findall(r"Remark\([^()]*, \"(\w+)\"", text))
         given |= set(re.findall(r"yield \"([\w-]+)\", (?:f?\"|text)", text))
         given |= set(re.findall(r"self\._lose\(last, reading, \"(\w+)\"", text))
