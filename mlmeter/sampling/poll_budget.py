@@ -9,6 +9,8 @@ from collections import deque
 # a GPU are not placed well enough to tell windows apart.
 CPU_RATIO = 0.015
 CPU_SAVED_NS = 3_000_000
+# Once: learning the period of a counter takes a row of polls without rests.
+FIRST_SAVED_NS = 40_000_000
 # Polls that have used up everything rest until so much is saved: a row of polls that follow each
 # other places refreshes, single ones do not.
 REST_UNTIL_NS = 1_000_000
@@ -30,7 +32,7 @@ class PollBudget:
 
     def __init__(self) -> None:
         self.locks = 1
-        self.saved_ns = CPU_SAVED_NS
+        self.saved_ns = FIRST_SAVED_NS
         self.wake_delay_ns = 0
         self._resting = False
         self._poll_ns: float = FIRST_POLL_NS
@@ -45,11 +47,11 @@ class PollBudget:
     @property
     def plenty(self) -> float:
         """What is saved, as a multiple of half of what can be saved: 0 to 2."""
-        return 2 * max(0, self.saved_ns) / CPU_SAVED_NS
+        return 2 * min(max(0, self.saved_ns), CPU_SAVED_NS) / CPU_SAVED_NS
 
     def polls_within(self, nanoseconds: float) -> float:
         """Return how many polls can follow each other in a time, from what is saved after a rest."""
-        return (REST_UNTIL_NS + CPU_RATIO * nanoseconds) / max(self._poll_ns, 1.0)
+        return (max(REST_UNTIL_NS, self.saved_ns) + CPU_RATIO * nanoseconds) / max(self._poll_ns, 1.0)
 
     def may_poll(self) -> bool:
         """Return whether there is CPU time for polls."""
@@ -61,7 +63,8 @@ class PollBudget:
 
     def earn(self, elapsed_ns: int) -> None:
         """Save the share of the time that has passed, up to the most that may be saved."""
-        self.saved_ns = min(self.saved_ns + round(CPU_RATIO * elapsed_ns), CPU_SAVED_NS)
+        earned_ns = min(self.saved_ns + round(CPU_RATIO * elapsed_ns), CPU_SAVED_NS)
+        self.saved_ns = max(self.saved_ns, earned_ns)
 
     def spend(self, used_ns: int) -> None:
         """Take CPU time away."""

@@ -113,6 +113,8 @@ class RefreshLock:
         # Best knowledge of the last refresh, and of the last one that was seen closely.
         self._last_ns: float | None = None
         self._seen_ns = -math.inf
+        # The last refresh was so long before or after that, at most.
+        self._unsure_ns = math.inf
         self._after: deque[float] = deque(maxlen=LEARNT_FROM)
         self._before: deque[float] = deque(maxlen=LEARNT_FROM)
         self._narrow = 0
@@ -222,6 +224,7 @@ class RefreshLock:
             return
         self.measured_ns = self._period_ns = period_ns
         self._last_ns = (self._after[-1] + self._before[-1]) / 2
+        self._unsure_ns = (self._before[-1] - self._after[-1]) / 2
         self._seen_ns, self._boost = self._last_ns, 1.0
         self.mode = Mode.LOCK
 
@@ -239,8 +242,7 @@ class RefreshLock:
             foreseen = last + max(1, round((likely - last) / period)) * period
             residual = middle - foreseen
             if not narrow:
-                # Such a bracket tells less than what was foreseen, unless it excludes that.
-                self._last_ns = min(max(foreseen, after), before)
+                self._last_ns = self._narrowed(foreseen, after, before)
             elif self._is_synchronised(before) and abs(residual) < NARROW_RATIO * period:
                 # Half way: right whether refreshes deviate from a grid or each from the one before.
                 self._last_ns = foreseen + residual / 2
@@ -253,8 +255,19 @@ class RefreshLock:
                 self._judge(residual, width, narrow=narrow, now_ns=before)
         self._awaited = False
         if narrow:
-            self._seen_ns = middle
+            self._seen_ns, self._unsure_ns = middle, width / 2
             self._learn(after, before)
+
+    def _narrowed(self, foreseen: float, after: float, before: float) -> float:
+        """Return where the refresh was by both its bracket and what was foreseen."""
+        unsure = self._unsure_ns + FIRST_DRIFT_RATIO * self._period_ns
+        low, high = max(after, foreseen - unsure), min(before, foreseen + unsure)
+        if low > high:
+            # The bracket excludes what was foreseen.
+            self._unsure_ns = (before - after) / 2
+            return min(max(foreseen, after), before)
+        self._unsure_ns = (high - low) / 2
+        return (low + high) / 2
 
     def _judge(self, residual: float, width: float, *, narrow: bool, now_ns: float) -> None:
         """Learn how well refreshes are foreseen; where they are not, learn the period again, or give up."""
@@ -291,7 +304,8 @@ class RefreshLock:
 
     def _guard_ns(self) -> float:
         if len(self._variances) < RESIDUALS_NEEDED:
-            needed = FIRST_GUARD * self._period_ns
+            unsure_ns = self._unsure_ns + FIRST_DRIFT_RATIO * self._period_ns + self._budget.wake_delay_ns
+            needed = min(FIRST_GUARD * self._period_ns, unsure_ns)
         else:
             needed = GUARD_SIGMAS * self._sigma_ns + self._budget.wake_delay_ns
         return min(WIDEST_GUARD * self._period_ns, max(SHORTEST_STEP_NS, needed) * self._boost)
@@ -372,7 +386,9 @@ class RefreshLock:
             return now_ns + self._search_step_ns()
         # More than can be made for ever while much is saved, fewer when little is left.
         polls = self._polls_per_period() * self._budget.plenty
-        polls = max(FEWEST_POLLS, min(polls, MOST_POLLS))
+        # A look in the middle halves what is not known yet, refresh by refresh.
+        least = FEWEST_POLLS if len(self._variances) >= RESIDUALS_NEEDED else FEWEST_POLLS + 1
+        polls = max(least, min(polls, MOST_POLLS))
         step_ns = max(SHORTEST_STEP_NS, min(2 * guard_ns / (polls - 1), WIDEST_STEP * self._period_ns))
         if now_ns < expected_ns - guard_ns - step_ns:
             # Wide steps in phase with the refreshes would give every bracket the same error.
