@@ -446,6 +446,7 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setuid(65534)
 backend = RaplBackend(sys.argv[1])
+backend.look_seconds = 0.0
 try:
     print(*(domain.name for domain in backend.open()))
     print(*(entry.reason for entry in backend.unreadable))
