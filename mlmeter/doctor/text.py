@@ -9,7 +9,7 @@ from mlmeter.doctor.advice import APPLY
 from mlmeter.doctor.source_lines import WIDTH, sources_text, wrap
 from mlmeter.doctor.surroundings import UNKNOWN
 from mlmeter.measurement import Provenance
-from mlmeter.report.text import number, shorten, table
+from mlmeter.report.text import fitting_table, number, shorten, table
 
 LABEL_WIDTH = 14
 NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
@@ -121,17 +121,9 @@ def _domain_table(domains: list[dict[str, Any]]) -> str:
     for column, empty in (("wraps after", "never"), ("step", "-")):
         if set(columns[column]) == {empty}:
             del columns[column]
-    for column in ("wraps after", "step", "source", "refreshed"):
-        if _width(columns) > WIDTH:
-            columns.pop(column, None)
-    left = WIDTH - _width({name: cells for name, cells in columns.items() if name != "domain"}) - 2
-    columns["domain"] = [shorten(name, left) for name in columns["domain"]]
-    texts = sum(name in columns for name in ("domain", "source", "worth"))
-    return table(list(columns), list(zip(*columns.values(), strict=True)), left=texts)
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    return sum(max(map(len, (name, *cells))) for name, cells in columns.items()) + 2 * (len(columns) - 1)
+    rows = list(zip(*columns.values(), strict=True))
+    drop = ("wraps after", "step", "source", "refreshed")
+    return fitting_table(list(columns), rows, left=3, width=WIDTH, drop=drop)
 
 
 def _left_out(domains: list[dict[str, Any]]) -> list[str]:
