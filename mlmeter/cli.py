@@ -216,15 +216,18 @@ def _measured_baseline(seconds: float, backends: str | None, machine: Machine, *
 @main.command()
 @click.option("--apply", "apply_it", is_flag=True, help="Let a group read the CPU's counters; asks first.")
 @click.option("--yes", is_flag=True, help="With --apply: do not ask.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Try sources that are opened by name only, too; all details."
+)
 @require_measured_option
 @json_option
-def doctor(*, apply_it: bool, yes: bool, require_measured: bool, as_json: bool) -> None:
+def doctor(*, apply_it: bool, yes: bool, everything: bool, require_measured: bool, as_json: bool) -> None:
     """Say what can be metered here, from where, how well, and what would give more.
 
-    Reads every source for a second. Changes nothing, but for --apply: that prints the commands for
+    Reads each source for a second. Changes nothing, but for --apply: that prints the commands for
     the group and the udev rule of the CPU's counters, asks, and does exactly these.
     """
-    if apply_it and (as_json or require_measured):
+    if apply_it and (as_json or require_measured or everything):
         raise click.UsageError("--apply goes with --yes only")
     if yes and not apply_it:
         raise click.UsageError("--yes goes with --apply only")
@@ -234,8 +237,9 @@ def doctor(*, apply_it: bool, yes: bool, require_measured: bool, as_json: bool) 
     from mlmeter.doctor.diagnosis import diagnose
     from mlmeter.doctor.text import report_text
 
-    diagnosis = diagnose()
-    click.echo(json.dumps(diagnosis, indent=1) if as_json else report_text(diagnosis))
+    diagnosis = diagnose(everything=everything)
+    text = json.dumps(diagnosis, indent=1) if as_json else report_text(diagnosis, everything=everything)
+    click.echo(text)
     verdict = diagnosis["verdict"]
     if require_measured and not (verdict["measured"] or verdict["derived"]):
         sys.exit(NOT_MEASURED)

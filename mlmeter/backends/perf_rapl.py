@@ -7,11 +7,12 @@ powercap is missing or not readable, and a check of it where both are.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mlmeter.backends.perf_events import PerfEvents
@@ -20,6 +21,7 @@ from mlmeter.backends.powercap_zones import DEFAULT_ROOT as DEFAULT_POWERCAP
 from mlmeter.backends.powercap_zones import (
     ESTIMATE,
     KINDS,
+    UPDATE_PERIOD_SECONDS,
     Zone,
     identify,
     rapl_domain,
@@ -29,6 +31,16 @@ from mlmeter.backends.powercap_zones import (
     zone_folders,
 )
 from mlmeter.backends.processor import AMD_VENDORS, DEFAULT_CPUINFO, vendor_and_model
+from mlmeter.backends.still_counters import (
+    DEFAULT_DMI,
+    LOOK_SECONDS,
+    SLOW_PERIOD_SECONDS,
+    Wait,
+    is_refreshed_slowly,
+    standing,
+    standing_still,
+    with_parts,
+)
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Reading, Unavailable
 
@@ -132,16 +144,20 @@ class PerfRaplBackend:
         cpuinfo: where the processor's vendor and model are read.
         paranoid: file that says whom the kernel lets count; only told, not obeyed.
         powercap: the powercap folder, whose ranges tell of a kernel that counts DRAM wrongly.
+        dmi: folder of the machine's names, which tell the hypervisor.
         calls: the system calls.
         now_ns: monotonic clock for the time stamps of the readings.
+        wait: lets so many seconds pass while `open` looks whether counters move.
 
     Attributes:
+        look_seconds: how long `open` waits for a counter to move, at most; 0 for no look.
         unreadable: events that are listed but cannot be opened, and why.
         notes: texts that users of the figures must know.
         longest_period_seconds: the kernel may miss a wrap where nobody reads for longer.
     """
 
     name = "perf_rapl"
+    look_seconds = LOOK_SECONDS
     longest_period_seconds = _LONGEST_PERIOD_SECONDS
 
     def __init__(
@@ -152,8 +168,10 @@ class PerfRaplBackend:
         cpuinfo: str | os.PathLike[str] = DEFAULT_CPUINFO,
         paranoid: str | os.PathLike[str] = DEFAULT_PARANOID,
         powercap: str | os.PathLike[str] = DEFAULT_POWERCAP,
+        dmi: str | os.PathLike[str] = DEFAULT_DMI,
         calls: Calls | None = None,
         now_ns: Callable[[], int] = time.perf_counter_ns,
+        wait: Wait = time.sleep,
     ) -> None:
         self._root = os.fspath(root)
         self._cpus = os.fspath(cpus)
@@ -161,7 +179,9 @@ class PerfRaplBackend:
         self._paranoid = os.fspath(paranoid)
         self._powercap = os.fspath(powercap)
         self._calls: Calls = PerfEvents() if calls is None else calls
+        self._dmi = os.fspath(dmi)
         self._now_ns = now_ns
+        self._wait = wait
         self._groups: list[_Group] = []
         self.unreadable: tuple[Unavailable, ...] = ()
         self.notes: tuple[str, ...] = ()
@@ -183,15 +203,21 @@ class PerfRaplBackend:
         except ValueError as error:
             raise BackendUnavailableError(self.name, str(error), f"You can {ESTIMATE}") from error
         problems: dict[str, Unavailable] = {}
-        groups: list[_Group] = []
-        for place in found:
-            groups += self._open_place(place, event_type, zones(place, events, first=found[0]), problems)
+        wanted = {place: zones(place, events, first=found[0]) for place in found}
+        groups = self._open_places(event_type, wanted, problems)
+        still, period_seconds = self._still(groups, problems, notes)
+        if still:
+            # Events of one group are read together, so that the rest is opened anew without these.
+            wanted = {
+                place: [pair for pair in pairs if pair[0] not in still] for place, pairs in wanted.items()
+            }
+            groups = self._open_places(event_type, wanted, problems)
         if not groups:
             raise self._nothing_readable(problems)
         domains: list[Domain] = []
         for group in groups:
             group.first_position = len(domains)
-            domains.extend(_domain(zone, event, model_name) for zone, event in group.members)
+            domains.extend(_domain(zone, event, model_name, period_seconds) for zone, event in group.members)
         if any(domain.kind == "dram" for domain in domains):
             notes += wrong_dram_unit(self._powercap_zones(), self.name)
         self.unreadable = tuple(problems.values())
@@ -237,6 +263,53 @@ class PerfRaplBackend:
                 reason = f"perf events are of Linux, and this is {sys.platform}"
             raise BackendUnavailableError(self.name, reason, _FOLDER_REMEDY)
         return number
+
+    def _still(
+        self, groups: Sequence[_Group], problems: dict[str, Unavailable], notes: list[str]
+    ) -> tuple[list[Zone], float]:
+        """Return the zones whose counters do not move, and the update period of the others in seconds."""
+        first = self._counts(groups)
+        still = standing_still(
+            first,
+            lambda _: self._counts(groups),
+            self._now_ns,
+            seconds=self.look_seconds,
+            wait=self._wait,
+        )
+        # The kernel lists no event whose register is 0.
+        if still and is_refreshed_slowly(self._dmi):
+            notes.append(
+                f"perf_rapl: counters passed on by QEMU are refreshed every {SLOW_PERIOD_SECONDS:g} s"
+            )
+            return [], SLOW_PERIOD_SECONDS
+        dropped = with_parts(still, first)
+        for zone in dropped:
+            problems[zone.name] = standing(
+                self.name, zone, f"{zone.label} of {zone.name}", None, self.look_seconds
+            )
+        return dropped, UPDATE_PERIOD_SECONDS
+
+    def _counts(self, groups: Sequence[_Group]) -> dict[Zone, int]:
+        """Read all events once; those that fail are left out."""
+        found: dict[Zone, int] = {}
+        for group in groups:
+            with contextlib.suppress(OSError, ValueError):
+                readings = group.read(self._now_ns)
+                found.update(
+                    (zone, reading.value) for (zone, _), reading in zip(group.members, readings, strict=True)
+                )
+        return found
+
+    def _open_places(
+        self,
+        event_type: int,
+        wanted: Mapping[Place, Sequence[tuple[Zone, Event]]],
+        problems: dict[str, Unavailable],
+    ) -> list[_Group]:
+        groups: list[_Group] = []
+        for place, members in wanted.items():
+            groups += self._open_place(place, event_type, members, problems)
+        return groups
 
     def _open_place(
         self,
@@ -294,7 +367,7 @@ class PerfRaplBackend:
         return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {ESTIMATE}")
 
 
-def _domain(zone: Zone, event: Event, model_name: str | None) -> Domain:
+def _domain(zone: Zone, event: Event, model_name: str | None, period_seconds: float) -> Domain:
     """Describe the domain of an event; the kernel's sums never start again."""
     return rapl_domain(
         zone,
@@ -303,4 +376,5 @@ def _domain(zone: Zone, event: Event, model_name: str | None) -> Domain:
         joules_per_count=event.joules_per_count,
         wrap=None,
         model_name=model_name,
+        update_period_seconds=period_seconds,
     )

@@ -184,6 +184,7 @@ def rapl_domain(
     wrap: int | None,
     model_name: str | None,
     max_power_watts: float | None = None,
+    update_period_seconds: float = UPDATE_PERIOD_SECONDS,
 ) -> Domain:
     """Describe a zone; its id is the same whoever reads it, so that it is never added twice.
 
@@ -195,6 +196,7 @@ def rapl_domain(
         wrap: counts after which the counter starts again.
         model_name: of the processor.
         max_power_watts: what the zone cannot exceed, if that is known.
+        update_period_seconds: time between refreshes.
     """
     kind = KINDS[zone.word]
     return Domain(
@@ -205,7 +207,7 @@ def rapl_domain(
         provenance=Provenance.MEASURED,
         joules_per_count=joules_per_count,
         modulus=wrap,
-        update_period_seconds=UPDATE_PERIOD_SECONDS,
+        update_period_seconds=update_period_seconds,
         cheap_read=True,
         parent=f"package{zone.suffix}" if zone.word in _INSIDE_PACKAGE else None,
         model_name=model_name if kind == "cpu" else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -31,6 +32,16 @@ from mlmeter.backends.powercap_zones import (
     zone_folders,
 )
 from mlmeter.backends.processor import AMD_VENDORS, DEFAULT_CPUINFO, vendor_and_model
+from mlmeter.backends.still_counters import (
+    DEFAULT_DMI,
+    LOOK_SECONDS,
+    SLOW_PERIOD_SECONDS,
+    Wait,
+    is_refreshed_slowly,
+    standing,
+    standing_still,
+    with_parts,
+)
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Reading, Unavailable
 from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND, WATTS_PER_MICROWATT
@@ -125,6 +136,10 @@ class RaplBackend:
     A zone without a usable `max_energy_range_uj` has no modulus: where its counter wraps, the
     energy between two readings is lost and reported as a reset.
 
+    A package or memory whose counter does not move while `open` looks at it is unreadable, and so are its
+    parts: some hypervisors show such counters for nothing. A guest of QEMU, whose counters may be refreshed
+    once per second, keeps them unless they are 0.
+
     `read` costs one system call per zone on descriptors that are kept. A zone that fails is opened
     anew at the next `read`.
 
@@ -132,9 +147,12 @@ class RaplBackend:
         root: the powercap folder, flat (class) or nested (devices); None takes it from the environment
             variable MLMETER_POWERCAP_ROOT, else /sys/class/powercap.
         cpuinfo: where the processor's vendor and model are read.
+        dmi: folder of the machine's names, which tell the hypervisor.
         now_ns: monotonic clock for the time stamps of the readings.
+        wait: lets so many seconds pass while `open` looks whether counters move.
 
     Attributes:
+        look_seconds: how long `open` waits for a counter to move, at most; 0 for no look.
         unreadable: zones that are there but cannot be read, and why.
         notes: texts that users of the figures must know.
 
@@ -150,17 +168,22 @@ class RaplBackend:
     """
 
     name = "rapl"
+    look_seconds = LOOK_SECONDS
 
     def __init__(
         self,
         root: str | os.PathLike[str] | None = None,
         *,
         cpuinfo: str | os.PathLike[str] = DEFAULT_CPUINFO,
+        dmi: str | os.PathLike[str] = DEFAULT_DMI,
         now_ns: Callable[[], int] = time.perf_counter_ns,
+        wait: Wait = time.sleep,
     ) -> None:
         self._root = os.fspath(root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
         self._cpuinfo = os.fspath(cpuinfo)
+        self._dmi = os.fspath(dmi)
         self._now_ns = now_ns
+        self._wait = wait
         self._counters: list[_Counter] = []
         self.unreadable: tuple[Unavailable, ...] = ()
         self.notes: tuple[str, ...] = ()
@@ -175,24 +198,26 @@ class RaplBackend:
         notes: list[str] = []
         zones, problems = identify(self._folders(), notes)
         opened: dict[Zone, _Counter] = {}
+        first: dict[Zone, int] = {}
         for zone in sorted(zones, key=lambda zone: zone.order):
             if _has_twin(zone, opened):
                 continue
             try:
                 counter = _Counter.of_folder(zone.path)
-                counter.read(self._now_ns)
+                first[zone] = counter.read(self._now_ns).value
             except (OSError, ValueError) as error:
                 what = f"energy_uj of {zone.label} ({zone.name})"
                 problems.setdefault(zone.name, unreadable(what, error, KINDS[zone.word]))
             else:
                 opened[zone] = counter
+        period_seconds = self._drop_still(opened, first, problems, notes)
         if not opened:
             raise self._nothing_readable(problems)
         vendor, model_name = vendor_and_model(self._cpuinfo)
         if vendor in AMD_VENDORS:
             _drop_mirrors(opened, self._now_ns, notes)
         notes += wrong_dram_unit(zones, self.name)
-        domains = _domains(opened, model_name, notes)
+        domains = _domains(opened, model_name, period_seconds, notes)
         for position, counter in enumerate(opened.values()):
             counter.position = position
         metered = {domain.name for domain in domains}
@@ -237,6 +262,33 @@ class RaplBackend:
         reason = f"cannot read {counter.path}: {words(error)}"
         return Failure(counter.position, reason, lost, self._now_ns())
 
+    def _drop_still(
+        self,
+        opened: dict[Zone, _Counter],
+        first: dict[Zone, int],
+        problems: dict[str, Unavailable],
+        notes: list[str],
+    ) -> float:
+        """Drop counters that do not move, and return the update period of the others in seconds."""
+        still = standing_still(
+            first,
+            lambda zones: _counts({zone: opened[zone] for zone in zones}, self._now_ns),
+            self._now_ns,
+            seconds=self.look_seconds,
+            wait=self._wait,
+        )
+        slow = {zone for zone in still if first[zone]}
+        if slow and is_refreshed_slowly(self._dmi):
+            notes.append(f"rapl: counters passed on by QEMU are refreshed every {SLOW_PERIOD_SECONDS:g} s")
+            still -= slow
+        else:
+            slow.clear()
+        for zone in with_parts(still, opened):
+            what = f"energy_uj of {zone.label} ({zone.name})"
+            problems.setdefault(zone.name, standing(self.name, zone, what, first[zone], self.look_seconds))
+            del opened[zone]
+        return SLOW_PERIOD_SECONDS if slow else UPDATE_PERIOD_SECONDS
+
     def _folders(self) -> dict[str, str]:
         """Return the zones' folders, or say that there is no powercap folder or no zone in it."""
         try:
@@ -268,6 +320,15 @@ class RaplBackend:
         if len(problems) > 1:
             reason = f"{reason}; {len(problems)} zones in all cannot be read"
         return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {ESTIMATE}")
+
+
+def _counts(counters: dict[Zone, _Counter], now_ns: Callable[[], int]) -> dict[Zone, int]:
+    """Read counters once; those that fail are left out."""
+    found = {}
+    for zone, counter in counters.items():
+        with contextlib.suppress(OSError, ValueError):
+            found[zone] = counter.read(now_ns).value
+    return found
 
 
 def _has_twin(zone: Zone, opened: dict[Zone, _Counter]) -> bool:
@@ -309,7 +370,9 @@ def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> 
     return True
 
 
-def _domains(zones: dict[Zone, _Counter], model_name: str | None, notes: list[str]) -> list[Domain]:
+def _domains(
+    zones: dict[Zone, _Counter], model_name: str | None, period_seconds: float, notes: list[str]
+) -> list[Domain]:
     """Return the domains of the zones, with names that differ whatever the tree holds."""
     domains: list[Domain] = []
     taken: set[str] = set()
@@ -333,6 +396,7 @@ def _domains(zones: dict[Zone, _Counter], model_name: str | None, notes: list[st
                 wrap=wrap,
                 model_name=model_name,
                 max_power_watts=max_power_watts or None,
+                update_period_seconds=period_seconds,
             )
         )
     return domains

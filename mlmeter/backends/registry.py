@@ -6,15 +6,20 @@ Adding hardware is one file and one line here, or an entry point of the group
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from importlib import import_module
 from typing import NamedTuple, cast
 
 from mlmeter.backends.base import Backend
+from mlmeter.backends.distinct_domains import (
+    checked,
+    distinct,
+    measured_kinds,
+    same_thing,
+    with_estimates_beside,
+)
 from mlmeter.errors import ArgumentError, BackendUnavailableError
-from mlmeter.measurement import Domain, Provenance, Unavailable
+from mlmeter.measurement import Domain, Unavailable
 
 ENTRY_POINT_GROUP = "mlmeter.backends"
 
@@ -136,17 +141,17 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
     opened: list[Opened] = []
     unavailable: list[Unavailable] = []
     notes: list[str] = []
-    metered: set[str] = set()
     for item in _probe_order(default_names() if selection is None else selection):
         name = item if isinstance(item, str) else item.name
         builtin = next((entry for entry in BUILTINS if entry.name == item), None)
-        if builtin is not None and builtin.estimates and metered.issuperset(builtin.kinds):
+        metered = measured_kinds(domain for other in opened for domain in other.domains)
+        if builtin is not None and builtin.estimates and metered.keys() >= set(builtin.kinds):
             if selection is not None:
                 notes.append(f"{name}: not used, because something else meters {'/'.join(builtin.kinds)}")
             continue
         try:
             backend = load_backend(item) if isinstance(item, str) else item
-            domains = _checked(backend.open())
+            domains = checked(backend.open())
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also what exits a program: the others go on
@@ -157,12 +162,14 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
         first = _first_of(builtin, opened) if selection is None else None
         if _becomes_second(Opened(backend, domains, name), first, opened, notes):
             continue
-        domains = _distinct(domains, [domain for other in opened for domain in other.domains], notes)
+        domains = distinct(domains, [domain for other in opened for domain in other.domains], notes)
         opened.append(Opened(backend, domains, item if isinstance(item, str) else None))
-        measured = (domain for domain in domains if domain.provenance is not Provenance.ESTIMATED)
-        metered.update(domain.kind for domain in measured if domain.counted)
         unavailable.extend(getattr(backend, "unreadable", ()))
         notes.extend(getattr(backend, "notes", ()))
+    metered = measured_kinds(domain for other in opened for domain in other.domains)
+    opened = [
+        other._replace(domains=with_estimates_beside(other.domains, metered, notes)) for other in opened
+    ]
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
 
 
@@ -187,7 +194,7 @@ def _becomes_second(item: Opened, first: int | None, opened: list[Opened], notes
     if first is None:
         return False
     metered = opened[first].domains
-    if any(domain.counted and _same_thing(domain, metered) is None for domain in item.domains):
+    if any(domain.counted and same_thing(domain, metered) is None for domain in item.domains):
         return False
     opened[first] = opened[first]._replace(second=item)
     notes.append(
@@ -201,72 +208,6 @@ def _probe_order(selection: Sequence[str | Backend]) -> list[str | Backend]:
     """Estimates last: what something else measures needs no estimate."""
     estimates = {builtin.name for builtin in BUILTINS if builtin.estimates}
     return sorted(selection, key=lambda item: isinstance(item, str) and item in estimates)
-
-
-def _checked(answer: object) -> tuple[Domain, ...]:
-    """Return the domains that a backend's `open` gave.
-
-    Raises:
-        ValueError: they are nothing that could be metered.
-    """
-    domains = tuple(answer) if isinstance(answer, Iterable) else ()
-    if not domains or not all(isinstance(domain, Domain) for domain in domains):
-        raise ValueError(f"open() gave {answer!r} in place of domains")
-    for domain in domains:
-        if not 0 < domain.update_period_seconds < math.inf:
-            period = domain.update_period_seconds
-            raise ValueError(f"update_period_seconds of {domain.name} is {period!r}, not a time")
-    return domains
-
-
-def _distinct(domains: tuple[Domain, ...], others: list[Domain], notes: list[str]) -> tuple[Domain, ...]:
-    """Give domains names of their own; one that another backend reads already is shown, not added.
-
-    The whole machine is one thing, too: its second meter, of another backend, is shown beside the first.
-    """
-    taken = {domain.name for domain in others}
-    whole = next((other.name for other in others if other.kind == "machine" and not other.parent), None)
-    names: dict[str, str] = {}
-    for domain in domains:
-        names[domain.name] = _free_name(domain, taken)
-        taken.add(names[domain.name])
-    result = []
-    for domain in domains:
-        parent = names.get(domain.parent or "", domain.parent)
-        same = _same_thing(domain, others)
-        if same is not None:
-            parent = same
-            notes.append(f"{domain.source}: {domain.id} is metered as {parent} already and not added again")
-        elif whole and domain.kind == "machine" and parent is None:
-            parent = whole
-            notes.append(f"{domain.source}: {domain.name} and {whole} both meter the machine: not added up")
-        result.append(replace(domain, name=names[domain.name], parent=parent))
-    return tuple(result)
-
-
-def _same_thing(domain: Domain, others: Sequence[Domain]) -> str | None:
-    """Return the name of the domain that counts the same; a package and one of its dies do, too."""
-    package = _without_die(domain.id)
-    for other in others:
-        if other.id == domain.id:
-            return other.name
-    for other in others:
-        if package in (domain.id, other.id) and _without_die(other.id) == package:
-            return other.name
-    return None
-
-
-def _without_die(domain_id: str) -> str:
-    return domain_id.partition("-die-")[0]
-
-
-def _free_name(domain: Domain, taken: set[str]) -> str:
-    """Return the domain's name, or one like it that is not taken."""
-    name, number = domain.name, 1
-    while name in taken:
-        number += 1
-        name = f"{domain.name}-{number}"
-    return name
 
 
 def _entry_points() -> tuple[str, ...]:

@@ -186,7 +186,7 @@ def _driver(around: Surroundings) -> Advice:
         why="the kernel shows no counters: its driver is not loaded (AMD needs Linux 5.11)",
         commands=(
             f"sudo modprobe {module}",
-            f"echo {module} | sudo tee /etc/modules-load.d/rapl.conf   # at every start",
+            f"echo {module} | sudo tee /etc/modules-load.d/rapl.conf   # at each start",
             "mlmeter doctor",
         ),
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlmeter.backends.registry import Opened, Probe, backend_names, probe
+from mlmeter.backends import registry
+from mlmeter.backends.registry import Opened, Probe, backend_names, default_names, probe
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.doctor.advice import advice_for
 from mlmeter.doctor.observation import LOOK_SECONDS, Observation, observe, within
@@ -19,8 +20,13 @@ SCHEMA_VERSION = 1
 OPEN_SECONDS = 5.0
 WINDOWS_SECONDS = (0.01, 0.1, 10.0)
 KINDS = ("cpu", "dram", "gpu")
-# Words in the reason of a source that is there but closed to us, or hidden.
-CLOSED_WORDS, HIDDEN_WORDS = ("permission", "not permitted", "denied"), ("hidden",)
+# Words in the reason of a source that is there but tells nothing, is closed to us, or hidden; the first wins.
+STATUS_WORDS = {
+    "hidden": ("hidden",),
+    "no permission": ("permission", "not permitted", "denied"),
+    "stands still": ("stands still",),
+}
+NOT_TRIED = "not tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,13 @@ class Found:
 
 
 def diagnose(
-    around: Surroundings | None = None, *, clock: Clock | None = None, look_seconds: float = LOOK_SECONDS
+    around: Surroundings | None = None,
+    *,
+    clock: Clock | None = None,
+    look_seconds: float = LOOK_SECONDS,
+    everything: bool = False,
 ) -> dict[str, Any]:
-    """Open every source, read it for a second, close it again, and return what was found.
+    """Open the sources that sessions open by themselves, read each for a second, and return what was found.
 
     The keys are those of docs/reference/cli.md; absent numbers are None.
 
@@ -45,14 +55,19 @@ def diagnose(
         around: the machine; None to look at it.
         clock: for the readings.
         look_seconds: how long each source is read.
+        everything: whether to try those, too, that sessions open by name only.
     """
     around = around or surroundings_of()
     clock = clock or MonotonicClock()
     best = _session_choice()
     used = {(domain.source, domain.id): domain for opened in best.opened for domain in opened.domains}
-    found = [_look_at(name, clock, look_seconds) for name in backend_names()]
+    checks = {
+        item.second.registry_name: item.registry_name for item in best.opened if item.second is not None
+    }
+    tried = backend_names() if everything else default_names()
+    found = [_look_at(name, clock, look_seconds) for name in tried]
     domains = [
-        _domain_facts(domain, one.observations[domain.id], used)
+        _domain_facts(domain, one.observations[domain.id], used, checks.get(one.name))
         for one in found
         for opened in one.opened
         for domain in opened.domains
@@ -60,14 +75,21 @@ def diagnose(
     unavailable = [item for one in found for item in one.unavailable]
     kinds = _kinds(domains)
     advice = advice_for(
-        around, unavailable, measured=(*kinds["measured"], *kinds["derived"]), names=backend_names()
+        around,
+        # Those that are opened by name only need more than a command, or are worse than another one.
+        [item for item in unavailable if item.source in default_names()],
+        measured=(*kinds["measured"], *kinds["derived"]),
+        names=default_names(),
     )
     notes = dict.fromkeys((*best.notes, *(note for one in found for note in one.notes), *_twins(around)))
     return {
         "schema_version": SCHEMA_VERSION,
         "machine": _machine_facts(around),
         "verdict": {**kinds, "text": _verdict(kinds)},
-        "sources": [_source_facts(one, used) for one in found],
+        "sources": [
+            *(_source_facts(one, used, checks.get(one.name)) for one in found),
+            *(_not_tried(name) for name in backend_names() if name not in tried),
+        ],
         "domains": domains,
         "unavailable": [_unavailable_facts(item) for item in unavailable],
         "notes": list(notes),
@@ -118,7 +140,9 @@ def _failed(name: str, reason: str) -> Found:
     return Found(name, (), {}, (Unavailable(source=name, kinds=(), reason=reason),), ())
 
 
-def _domain_facts(domain: Domain, seen: Observation, used: dict[tuple[str, str], Domain]) -> dict[str, Any]:
+def _domain_facts(
+    domain: Domain, seen: Observation, used: dict[tuple[str, str], Domain], checked: str | None
+) -> dict[str, Any]:
     mine = used.get((domain.source, domain.id))
     period = seen.period_seconds or domain.update_period_seconds
     step = seen.step_joules or domain.resolution_joules
@@ -146,7 +170,7 @@ def _domain_facts(domain: Domain, seen: Observation, used: dict[tuple[str, str],
         "moves": None if not readable else not stuck,
         "failure": seen.failure,
         "used": mine is not None,
-        "ignored_because": _ignored_because(domain, mine, used),
+        "ignored_because": _ignored_because(domain, mine, used, checked),
         "expected_error": [
             {
                 "window_seconds": seconds,
@@ -174,7 +198,9 @@ def _wrap_horizon(domain: Domain) -> float | None:
     return domain.modulus * domain.joules_per_count / (domain.max_power_watts or DEFAULT_MAX_POWER_WATTS)
 
 
-def _ignored_because(domain: Domain, mine: Domain | None, used: dict[tuple[str, str], Domain]) -> str | None:
+def _ignored_because(
+    domain: Domain, mine: Domain | None, used: dict[tuple[str, str], Domain], checked: str | None
+) -> str | None:
     """Say why a domain does not add to the total; None if it does."""
     if mine is not None:
         if mine.counted:
@@ -182,24 +208,46 @@ def _ignored_because(domain: Domain, mine: Domain | None, used: dict[tuple[str, 
         if mine.parent is not None:
             return f"inside {mine.parent}"
         return "contains the others" if mine.kind in ("psys", "machine") else "shown only"
-    rivals = sorted({other.source for other in used.values() if other.kind == domain.kind and other.counted})
+    if checked is not None:
+        return f"only compared with {checked}"
+    # Formulas stand together: none is used where the CPU is measured.
+    kinds = {domain.kind, "cpu"} if domain.provenance is Provenance.ESTIMATED else {domain.kind}
+    rivals = sorted({other.source for other in used.values() if other.kind in kinds and other.counted})
     if rivals:
         return f"{', '.join(rivals)} is used"
     return "not opened by default"
 
 
-def _source_facts(found: Found, used: dict[tuple[str, str], Domain]) -> dict[str, Any]:
+def _source_facts(found: Found, used: dict[tuple[str, str], Domain], checked: str | None) -> dict[str, Any]:
     domains = [domain for opened in found.opened for domain in opened.domains]
     moving = [
         d for d in domains if not found.observations[d.id].stuck(d) and found.observations[d.id].readings
     ]
     return {
-        "source": found.name,
+        **_not_tried(found.name),
         "status": _status(found, bool(domains), bool(moving)),
         "domains": [domain.name for domain in domains],
         "used": any(source == domain.source for source, _ in used for domain in domains),
+        "checks": checked,
         "reason": "; ".join(item.reason for item in found.unavailable) or None,
         "remedy": "; ".join(dict.fromkeys(item.remedy for item in found.unavailable if item.remedy)) or None,
+    }
+
+
+def _not_tried(name: str) -> dict[str, Any]:
+    """Return what is known of a source without opening it."""
+    builtin = next((entry for entry in registry.BUILTINS if entry.name == name), None)
+    return {
+        "source": name,
+        "status": NOT_TRIED,
+        "domains": [],
+        "used": False,
+        "default": name in default_names(),
+        "special": builtin is not None and builtin.special,
+        "second_to": None if builtin is None else builtin.second_to,
+        "checks": None,
+        "reason": None,
+        "remedy": None,
     }
 
 
@@ -210,10 +258,9 @@ def _status(found: Found, opened: bool, moving: bool) -> str:  # noqa: FBT001
     if opened:
         return "stands still"
     reason = " ".join(item.reason for item in found.unavailable).lower()
-    if any(word in reason for word in HIDDEN_WORDS):
-        return "hidden"
-    if any(word in reason for word in CLOSED_WORDS):
-        return "no permission"
+    for status, words in STATUS_WORDS.items():
+        if any(word in reason for word in words):
+            return status
     return "not found"
 
 
@@ -235,7 +282,7 @@ def _verdict(kinds: dict[str, list[str]]) -> str:
     if measured:
         return f"A session here measures: {', '.join(measured)}."
     if kinds["estimated"]:
-        return "A session here can only estimate the CPU's energy from its load; nothing is measured."
+        return "Nothing is measured here: the CPU's energy is estimated from its load."
     return "A session here has times only: no energy can be read or estimated."
 
 

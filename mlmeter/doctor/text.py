@@ -6,25 +6,32 @@ import textwrap
 from typing import Any
 
 from mlmeter.doctor.advice import APPLY
+from mlmeter.doctor.source_lines import WIDTH, sources_text, wrap
 from mlmeter.doctor.surroundings import UNKNOWN
 from mlmeter.measurement import Provenance
-from mlmeter.report.text import number, shorten, table
+from mlmeter.report.text import fitting_table, number, shorten, table
 
-WIDTH = 80
 LABEL_WIDTH = 14
 NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 # Smaller errors are not worth a number: the sensor's gain is worse.
 SMALLEST_PERCENT = 0.1
 LONGEST_FIRST = 50
+# Beside six columns of errors.
+LONGEST_NAME = 28
 
 
-def report_text(diagnosis: dict[str, Any]) -> str:
-    """Return the diagnosis as text of at most 80 columns, commands of remedies excepted."""
-    parts = [_head(diagnosis), _sources(diagnosis)]
+def report_text(diagnosis: dict[str, Any], *, everything: bool = False) -> str:
+    """Return the diagnosis as text of at most 80 columns, commands of remedies excepted.
+
+    Args:
+        diagnosis: what `diagnose` found.
+        everything: whether to tell the details of sources that are not on this machine, too.
+    """
+    parts = [_head(diagnosis), sources_text(diagnosis, everything=everything)]
     if diagnosis["domains"]:
-        parts += [_domains(diagnosis), _errors(diagnosis)]
+        parts += [_domains(diagnosis, everything=everything), _errors(diagnosis)]
     if diagnosis["notes"]:
-        parts.append("\n".join(["Notes", *(_wrap(f"- {note}") for note in diagnosis["notes"])]))
+        parts.append("\n".join(["Notes", *(wrap(f"- {note}") for note in diagnosis["notes"])]))
     parts += _advice(diagnosis)
     return "\n\n".join(part for part in parts if part)
 
@@ -38,7 +45,7 @@ def _head(diagnosis: dict[str, Any]) -> str:
     if machine["hypervisor"]:
         known = machine["hypervisor"] != UNKNOWN
         facts.append(f"virtual machine ({machine['hypervisor']})" if known else "virtual machine")
-    lines = [_wrap(f"mlmeter doctor: {', '.join(facts)}"), ""]
+    lines = [wrap(f"mlmeter doctor: {', '.join(facts)}"), ""]
     words = {
         "measured": "MEASURED",
         "derived": "FROM POWER",
@@ -54,7 +61,7 @@ def _head(diagnosis: dict[str, Any]) -> str:
         where = "" if first["where"] == "on this machine" else f", {first['where']}"
         command = _first_command(first)
         lines.append(_labelled("FOR MORE", f"{command}  ({first['gives']}{where})"))
-    return "\n".join([*lines, "", _wrap(verdict["text"])])
+    return "\n".join([*lines, "", wrap(verdict["text"])])
 
 
 def _first_command(advice: dict[str, Any]) -> str:
@@ -81,51 +88,64 @@ def _labelled(label: str, text: str) -> str:
     )
 
 
-def _sources(diagnosis: dict[str, Any]) -> str:
-    lines = ["Sources"]
-    for source in diagnosis["sources"]:
-        use = ", used" if source["used"] else ""
-        lines.append(_wrap(f"{source['source']}: {source['status']}{use}", indent="  "))
-        missing = [item for item in diagnosis["unavailable"] if item["source"] == source["source"]]
-        for item in missing:
-            lines.append(_wrap(item["reason"], indent="    "))
-            if item["remedy"]:
-                lines.append(_wrap(f"-> {item['remedy']}", indent="    "))
-    return "\n".join(lines)
-
-
-def _domains(diagnosis: dict[str, Any]) -> str:
-    header = ("domain", "source", "worth", "refreshed", "step", "wraps after", "in total")
-    rows = [
-        (
-            shorten(facts["domain"], 14),
-            shorten(facts["source"], 12),
-            facts["provenance"] if facts["moves"] else "STUCK" if facts["readable"] else "NOT READ",
-            _period(facts),
-            _step(facts),
-            _duration(facts["wrap_horizon_seconds"]),
-            "yes" if facts["used"] and facts["counted"] else "no",
-        )
-        for facts in diagnosis["domains"]
-    ]
-    lines = [table(header, rows, left=3)]
-    by_reason: dict[str, list[str]] = {}
-    for facts in diagnosis["domains"]:
-        if facts["ignored_because"]:
-            by_reason.setdefault(facts["ignored_because"], []).append(facts["domain"])
-    lines += [
-        _wrap(f"not in the total: {', '.join(names)} ({reason})") for reason, names in by_reason.items()
-    ]
-    if any(facts["measured_period_seconds"] for facts in diagnosis["domains"]):
+def _domains(diagnosis: dict[str, Any], *, everything: bool) -> str:
+    """The table of what a session reads, and why the rest is left out."""
+    found = diagnosis["domains"]
+    # Where it is not known what a session would read, all is shown.
+    shown = [facts for facts in found if everything or facts["used"]] or found
+    lines = [_domain_table(shown)]
+    lines += _left_out(found)
+    if any(facts["measured_period_seconds"] for facts in shown):
         lines.append("* measured just now; the others are what is known beforehand")
-    still = [facts["domain"] for facts in diagnosis["domains"] if facts["moves"] is False]
+    still = [facts["domain"] for facts in shown if facts["moves"] is False]
     if still:
-        lines.append(
-            _wrap(
-                f"{', '.join(still)}: the counter did not move; a virtual machine shows such ones for nothing"
-            )
-        )
+        text = "the counter did not move; a virtual machine shows such ones for nothing"
+        lines.append(wrap(f"{', '.join(still)}: {text}"))
     return "\n".join(lines)
+
+
+def _domain_table(domains: list[dict[str, Any]]) -> str:
+    """Return the table with as many columns as fit: names are worth more than the last of them."""
+    columns = {
+        "domain": [facts["domain"] for facts in domains],
+        "source": [facts["source"] for facts in domains],
+        "worth": [
+            facts["provenance"] if facts["moves"] else "STUCK" if facts["readable"] else "NOT READ"
+            for facts in domains
+        ],
+        "refreshed": [_period(facts) for facts in domains],
+        "step": [_step(facts) for facts in domains],
+        "wraps after": [_duration(facts["wrap_horizon_seconds"]) for facts in domains],
+        "in total": ["yes" if facts["used"] and facts["counted"] else "no" for facts in domains],
+    }
+    for column, empty in (("wraps after", "never"), ("step", "-")):
+        if set(columns[column]) == {empty}:
+            del columns[column]
+    rows = list(zip(*columns.values(), strict=True))
+    drop = ("wraps after", "step", "source", "refreshed")
+    return fitting_table(list(columns), rows, left=3, width=WIDTH, drop=drop)
+
+
+def _left_out(domains: list[dict[str, Any]]) -> list[str]:
+    """Say what is not added up and why: domains of what is used, and sources of which nothing is."""
+    used = {facts["source"] for facts in domains if facts["used"]}
+    found: dict[str, dict[str, list[str]]] = {"not in the total": {}, "not used": {}}
+    for facts in domains:
+        if facts["ignored_because"]:
+            is_used = facts["source"] in used
+            names = found["not in the total" if is_used else "not used"].setdefault(
+                facts["ignored_because"], []
+            )
+            name = facts["domain"] if is_used else facts["source"]
+            if name not in names:
+                names.append(name)
+    return [
+        wrap(
+            f"{title}: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        )
+        for title, by_reason in found.items()
+        if by_reason
+    ]
 
 
 def _errors(diagnosis: dict[str, Any]) -> str:
@@ -139,13 +159,13 @@ def _errors(diagnosis: dict[str, Any]) -> str:
             continue
         seconds = [item["window_seconds"] for item in told]
         cells = [_percent(item[column]) for column in ("single", "phase") for item in told]
-        rows.append((shorten(facts["domain"], 16), *cells))
+        rows.append((shorten(facts["domain"], LONGEST_NAME), *cells))
     if not rows:
         return ""
     lengths = [_duration(length) for length in seconds]
     head = "Expected error of one window (left), and of a phase of many such windows (right)"
     body = table(("domain", *lengths, *lengths), rows)
-    foot = _wrap(
+    foot = wrap(
         "One standard error, for windows of one name that differ by 15 %; the sensor's own gain (GPUs: "
         "about 5 %) comes on top."
     )
@@ -157,8 +177,8 @@ def _advice(diagnosis: dict[str, Any]) -> list[str]:
         return []
     parts = ["What would give more"]
     for position, item in enumerate(diagnosis["advice"], 1):
-        lines = [_wrap(f"{position}. {item['gives']} ({item['where']})", indent="")]
-        lines.append(_wrap(item["why"], indent="   "))
+        lines = [wrap(f"{position}. {item['gives']} ({item['where']})", indent="")]
+        lines.append(wrap(item["why"], indent="   "))
         # Flush left and without a prompt, so that the lines can be copied whole.
         if item["commands"]:
             lines += ["", *item["commands"], ""]
@@ -204,14 +224,3 @@ def _percent(ratio: float | None) -> str:
     if 100 * ratio < SMALLEST_PERCENT:
         return f"<{SMALLEST_PERCENT} %"
     return f"{number(100 * ratio, 2)} %"
-
-
-def _wrap(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        # Paths have hyphens; only one that is longer than a line is broken.
-        break_on_hyphens=False,
-    )

@@ -12,7 +12,7 @@ from mlmeter.frame.build import build_table
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
-from mlmeter.report.text import interval, number, percent, shorten, table
+from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
 from mlmeter.work import singular
 
 WIDTH = 80
@@ -25,7 +25,10 @@ SHARE_HEADER = ("joules of", "process", "others", "idle", "unattributed")
 
 def summary_text(recording: Recording) -> str:
     """Return the summary as text of at most 80 columns."""
-    parts = [_title(recording), table(HEADER, _phase_rows(recording), left=2)]
+    rows = _phase_rows(recording)
+    # Watts are joules / seconds, and shares are joules by those of the session.
+    phases = fitting_table(HEADER, rows, left=2, drop=("watts", "share")) if rows else table(HEADER, rows)
+    parts = [_title(recording), phases]
     above = _above_idle_rows(recording)
     if above:
         parts.append(table(("phase", "domain", "idle J", "above idle J", "95 % interval"), above, left=2))

@@ -54,6 +54,39 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
+def fitting_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: int = 1,
+    width: int = 80,
+    drop: Sequence[str] = (),
+) -> str:
+    """Return a table that is no wider than `width`, without as many of its columns as that takes.
+
+    Args:
+        header: names of the columns.
+        rows: at least one.
+        left: how many of the columns are flush left.
+        width: most characters of a line.
+        drop: columns that may go, first to last; then the texts of the first column are cut.
+    """
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    for name in drop:
+        if _width(columns) > width:
+            columns.pop(name, None)
+    first, *_ = columns
+    rest = _width({name: cells for name, cells in columns.items() if name != first}) + len("  ")
+    columns[first] = tuple(shorten(text, max(width - rest, len(first))) for text in columns[first])
+    kept = sum(name in columns for name in header[:left])
+    return table(tuple(columns), list(zip(*columns.values(), strict=True)), left=kept)
+
+
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    widths = [max(map(len, (name, *cells))) for name, cells in columns.items()]
+    return sum(widths) + len("  ") * (len(widths) - 1)
+
+
 def record_lines(records: Sequence[Mapping[str, object]]) -> str:
     """Return records as blocks of ``name  value`` lines: tables of many columns fit no terminal."""
     blocks = []

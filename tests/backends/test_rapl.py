@@ -291,7 +291,7 @@ def test_sockets_with_equal_counters_are_no_mirrors(tmp_path: Path, open_backend
 
 
 def test_counters_at_zero_are_opened(tmp_path: Path, open_backend: OpenBackend) -> None:
-    """A counter that reads 0 is read: whether it is stuck is for the sampler to find out."""
+    """A count of 0 is a count; whether a counter moves is judged by the look, which is left out here."""
     backend, domains = open_backend(build_tree(tmp_path, trees.ALL_ZERO))
     assert set(_values(backend, domains).values()) == {0}
     assert len(domains) == 4
@@ -446,6 +446,7 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setuid(65534)
 backend = RaplBackend(sys.argv[1])
+backend.look_seconds = 0.0
 try:
     print(*(domain.name for domain in backend.open()))
     print(*(entry.reason for entry in backend.unreadable))

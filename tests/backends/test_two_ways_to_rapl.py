@@ -49,7 +49,8 @@ class Machine:
         self.perf_watts = dict(WATTS)
         watts = {event: (lambda s, name=name: self.perf_watts[name] * s) for name, event in _EVENTS.items()}
         self.kernel = FakeKernel(self.clock, watts)
-        self.hidden: tuple[str, ...] = ("nvml",)
+        # Sources of other hardware: what a machine has besides must not matter.
+        self.hidden = tuple(set(registry.default_names()) - {"rapl", "perf_rapl", "cpu_estimate"})
         self.meter = EnergyMeter(sampler=Sampler(self.clock, threaded=False))
         self._seconds = 0.0
         self._write()
