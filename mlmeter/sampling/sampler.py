@@ -196,16 +196,15 @@ class Sampler:
             return all(rows.refreshed_since(time_ns) for source in sources for rows in source.rows)
 
     def close_rows(self, sources: Sequence[Source], end_ns: int) -> None:
-        """Book what could not be read up to the end of a session as gaps."""
+        """Book what could not be read up to the end of a session as gaps; say what was never read."""
         with self._lock:
             for source in sources:
-                for rows in source.rows:
-                    rows.close(end_ns)
+                source.close_rows(end_ns)
 
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
         with self._lock:
-            polls = self._polls + Counter(_polls_of(self._sources))
+            polls = sum((source.polls() for source in self._sources), self._polls)
         return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
 
     # -- the metered program's threads -----------------------------------------------------
@@ -367,7 +366,7 @@ class Sampler:
 
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
-        self._polls.update(_polls_of([source]))
+        self._polls.update(source.polls())
         for position, domain in enumerate(source.domains):
             if (period_seconds := source.period_seconds(position)) is not None:
                 self._known_seconds[domain.id] = period_seconds
@@ -376,15 +375,6 @@ class Sampler:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
         self._arrange()
-
-
-def _polls_of(sources: Sequence[Source]) -> dict[str, int]:
-    polls: Counter[str] = Counter()
-    for source in sources:
-        for lock in source.locks:
-            if lock is not None:
-                polls.update({str(mode): count for mode, count in lock.polls.items()})
-    return dict(polls)
 
 
 _shared: Sampler | None = None

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,6 +187,21 @@ class Source:
         if lock is not None and lock.measured_ns is not None:
             return lock.measured_ns * 1e-9
         return self.fast_periods_seconds[position] if self.fast_periods_seconds else None
+
+    def polls(self) -> Counter[str]:
+        """Return how often its slow counters were polled, by mode."""
+        found: Counter[str] = Counter()
+        for lock in filter(None, self.locks):
+            found.update({str(mode): count for mode, count in lock.polls.items()})
+        return found
+
+    def close_rows(self, end_ns: int) -> None:
+        """Book what could not be read up to the end of a session as gaps; say what was never read."""
+        for domain, rows in zip(self.domains, self.rows, strict=True):
+            rows.close(end_ns)
+            if not rows.readings and not rows.remarks:
+                text = f"{domain.name}: no read had come back when the session ended"
+                rows.remarks.append(Remark(end_ns, "gap", text))
 
     def ask(self, method: str) -> Any:
         """Call a method that backends need not have, for no longer than a read may take.

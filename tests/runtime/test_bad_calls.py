@@ -79,6 +79,16 @@ def test_backend_that_hangs_when_it_is_closed(released: threading.Event) -> None
     assert other.closed
 
 
+def test_session_that_ends_before_the_first_read_says_so(released: threading.Event) -> None:
+    """Energy that is absent has a reason."""
+    slow = gpu(FakeClock(), blocking=True, read=lambda: released.wait(LONG_SECONDS))
+    slow.domains = (fake_domain(name="gpu-0", kind="gpu", cheap_read=False, update_period_seconds=0.1),)
+    with EnergyMeter(backends=[slow], sampler=Sampler(read_limit_seconds=0.5)) as meter:
+        pass
+    assert meter.session.total().energy_joules is None
+    assert "come back" in messages(meter)
+
+
 # -- questions that not all backends answer ------------------------------------------------
 
 
