@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -201,15 +200,8 @@ def _stored(item: Mapping[str, Any]) -> StoredIdlePower:
         name=str(item["name"]),
         source=str(item["source"]),
         provenance=str(item["provenance"]),
-        power=IdlePower(*(_not_negative(item[name], name) for name in names)),
+        power=IdlePower(*(item[name] for name in names)),
     )
-
-
-def _not_negative(value: object, what: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{what} is {value!r}: expected a number of 0 or more")
-    return float(value)  # type: ignore[arg-type]
 
 
 # -- what a meter is given ---------------------------------------------------------------------
@@ -228,17 +220,19 @@ def checked(baseline: object) -> Given:
     if isinstance(baseline, Mapping):
         try:
             return {str(name): _given_power(power) for name, power in baseline.items()}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ArgumentError(f"baseline={baseline!r}: {error}") from error
     accepted = '"auto", a path, watts by domain such as {"gpu-0": 62.5} or {"gpu-0": (62.5, 3.0)}, or None'
     raise ArgumentError(f"baseline={baseline!r}: expected {accepted}")
 
 
-def _given_power(power: object) -> IdlePower:
-    if isinstance(power, IdlePower):
-        return power
-    watts, sigma = power if isinstance(power, tuple) else (power, 0.0)
-    return IdlePower(_not_negative(watts, "idle power"), 0.0, _not_negative(sigma, "its uncertainty"))
+def _given_power(power: Any) -> IdlePower:
+    if not isinstance(power, (tuple, list)):
+        return IdlePower(power)
+    if len(power) != 2:
+        raise ValueError(f"{power!r}: expected watts and their uncertainty")
+    watts, sigma = power
+    return IdlePower(watts, systematic_watts=sigma)
 
 
 def baseline_facts(
@@ -258,7 +252,7 @@ def baseline_facts(
         powers = {
             domain.id: given[key] for domain in domains for key in (domain.id, domain.name) if key in given
         }
-        return _used(powers, domains, {"from": "argument"}, notes=[])
+        return _used(powers, domains, {"from": "argument"}, _not_there(given, domains))
     try:
         machine = Machine.of_root(root)
         path = baseline_path(machine) if given == AUTO else Path(given)
@@ -281,13 +275,25 @@ def baseline_facts(
     return _used(baseline.powers(), domains, facts, notes)
 
 
+def _not_there(given: Mapping[str, Any], domains: list[Domain]) -> list[str]:
+    """Tell names that no domain has: they may be mistyped."""
+    names = [domain.name for domain in domains]
+    known = {*names, *(domain.id for domain in domains)}
+    return [
+        f"the baseline names {name}, but the domains of this session are {', '.join(names)}"
+        for name in given
+        if name not in known
+    ]
+
+
 def _used(
     powers: Mapping[str, IdlePower], domains: list[Domain], facts: dict[str, Any], notes: list[str]
 ) -> tuple[dict[str, Any] | None, list[str]]:
     found = {domain.name: asdict(powers[domain.id]) for domain in domains if domain.id in powers}
     missing = [domain.name for domain in domains if domain.id not in powers and domain.counted]
     if not found:
-        return None, ["the baseline has none of the domains of this session: no energy above idle is told"]
+        text = "the baseline has none of the domains of this session: no energy above idle is told"
+        return None, [*notes, text]
     if missing:
         notes = [*notes, f"the baseline does not have {', '.join(missing)}: no energy above idle for these"]
     return {**facts, "domains": found}, notes

@@ -8,6 +8,7 @@ command could not do its work; 2 wrong usage; 3 nothing could be measured and
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import warnings
@@ -146,7 +147,11 @@ def run(
 
 @main.command()
 @click.option(
-    "--seconds", type=click.FloatRange(10), default=60.0, show_default=True, help="How long to measure."
+    "--seconds",
+    type=click.FloatRange(10, 86_400),
+    default=60.0,
+    show_default=True,
+    help="How long to measure.",
 )
 @click.option("--backends", help="Comma-separated sources; by default the best.")
 @click.option("--force", is_flag=True, help="Measure and store although the machine is not idle.")
@@ -166,6 +171,8 @@ def baseline(
 
     if show and clear:
         raise click.UsageError("--show and --clear exclude each other")
+    if math.isnan(seconds):  # it is in every range
+        raise click.UsageError("--seconds is no number")
     machine = Machine.of_root()
     path = baseline_path(machine)
     try:

@@ -188,7 +188,7 @@ def _intel_gpus(chips: list[_Chip]) -> list[Sensor]:
         for place, path in enumerate(counters):
             inside = f"-{_label(path) or path.name.split('_')[0]}" if place else ""
             sensors.append(
-                _counter(
+                _sensor(
                     path,
                     name=f"intel-gpu-{number}{inside}",
                     id=f"{chip.driver}:{chip.device}{inside}",
@@ -212,7 +212,7 @@ def _amd_gpus(chips: list[_Chip]) -> list[Sensor]:
         if gauges:
             number = len(sensors)
             name, identity = f"amd-gpu-{number}", f"amdgpu:{chip.device}"
-            sensors.append(_gauge(gauges[0], name=name, id=identity, kind="gpu", limit=limit))
+            sensors.append(_sensor(gauges[0], name=name, id=identity, kind="gpu", limit=limit))
     return sensors
 
 
@@ -222,7 +222,7 @@ def _amd_sockets(chips: list[_Chip]) -> list[Sensor]:
     They have RAPL's ids, because they are the same registers; cores are left out.
     """
     return [
-        _counter(
+        _sensor(
             path,
             name=f"package-{label.group(1)}",
             id=f"rapl:package-{label.group(1)}",
@@ -251,7 +251,7 @@ def _grace(chips: list[_Chip]) -> list[Sensor]:
         whole = f"grace-{socket}" if (socket, "grace") in meters else None
         name = {"grace": f"grace-{socket}", "module": f"module-{socket}"}.get(part, f"grace-{socket}-{part}")
         sensors.append(
-            _gauge(
+            _sensor(
                 path,
                 name=name,
                 id=f"hwmon:{name}",
@@ -275,9 +275,8 @@ def _others(chips: list[_Chip], taken: set[str]) -> list[Sensor]:
             while name in names:
                 name = f"{base}-{sum(other.startswith(base) for other in names) + 1}"
             names.add(name)
-            make = _counter if _ENERGY.fullmatch(path.name) else _gauge
             identity = f"hwmon:{chip.device}:{path.name}"
-            sensors.append(make(path, name=name, id=identity, kind="other"))
+            sensors.append(_sensor(path, name=name, id=identity, kind="other"))
     return sensors
 
 
@@ -286,7 +285,7 @@ def _label(path: Path) -> str | None:
     return text_or_none(path.with_name(f"{path.name.split('_')[0]}_label"))
 
 
-def _counter(
+def _sensor(
     path: Path,
     *,
     name: str,
@@ -296,40 +295,21 @@ def _counter(
     parent: str | None = None,
     limit: int | None = None,
 ) -> Sensor:
-    """Return a counter in microjoules; its driver sees to it that it does not wrap."""
-    domain = Domain(
-        name=name,
-        id=id,
-        kind=kind,
-        source=HwmonBackend.name,
-        provenance=Provenance.MEASURED,
-        joules_per_count=JOULES_PER_MICROJOULE,
-        update_period_seconds=period_seconds,
-        parent=parent,
-        max_power_watts=_HIGHEST_POWER_PER_LIMIT * limit * WATTS_PER_MICROWATT if limit else None,
-    )
-    return Sensor(domain, (str(path),))
+    """Return a counter in microjoules or a gauge in microwatts.
 
-
-def _gauge(
-    path: Path,
-    *,
-    name: str,
-    id: str,  # noqa: A002  the domain's word
-    kind: str,
-    period_seconds: float = _DEFAULT_PERIOD_SECONDS,
-    parent: str | None = None,
-    limit: int | None = None,
-) -> Sensor:
-    """Return a gauge in microwatts; what it averages over the chip may tell, in milliseconds."""
+    The driver sees to it that a counter does not wrap; over how many milliseconds a gauge averages
+    the chip may tell.
+    """
+    counts = bool(_ENERGY.fullmatch(path.name))
     window_milliseconds = number_or_none(f"{path}_interval") if path.name.endswith("average") else 0
     domain = Domain(
         name=name,
         id=id,
         kind=kind,
         source=HwmonBackend.name,
-        provenance=Provenance.DERIVED,
-        watts_per_count=WATTS_PER_MICROWATT,
+        provenance=Provenance.MEASURED if counts else Provenance.DERIVED,
+        joules_per_count=JOULES_PER_MICROJOULE if counts else None,
+        watts_per_count=None if counts else WATTS_PER_MICROWATT,
         update_period_seconds=period_seconds,
         averaging_window_seconds=(window_milliseconds or 0) / 1000,
         parent=parent,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import hypot
+from dataclasses import dataclass, fields
+from math import hypot, inf
+from numbers import Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,23 @@ class IdlePower:
         systematic_watts: drift (half the difference between its first and its last half) and
             uncertainty of the readings.
         piece_seconds: length of a piece; shorter spans scatter more.
+
+    Raises:
+        ValueError: one of them is no number, negative or infinite.
     """
 
     watts: float
     scatter_watts: float = 0.0
     systematic_watts: float = 0.0
     piece_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < inf:
+                raise ValueError(f"{field.name} is {value!r}: expected a number of 0 or more")
+            # NumPy's numbers are no JSON.
+            object.__setattr__(self, field.name, float(value))
 
     @property
     def sigma_watts(self) -> float:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
+from mlmeter.energy.idle_power import IdlePower
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.errors import RunFileError
 from mlmeter.frame.build import build_table
@@ -259,11 +263,44 @@ def _checked(recording: Recording) -> Recording:
             raise ValueError("columns of devices differ in length")
     for domain, rows in recording.domains:
         _check_rows(domain, rows)
-    if not isinstance(recording.run.facts, dict):
-        raise TypeError("the facts of the run are no table")
+    _check_kinds(recording)
     # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
     recording.resolution.total(TOTAL)
     return recording
+
+
+def _check_kinds(recording: Recording) -> None:
+    """Raise TypeError or ValueError if something that tables show is no text or number."""
+    run, windows, events = recording.run, recording.windows, recording.events
+    domains = [domain for domain, _ in recording.domains]
+    _check_all(
+        str,
+        (run.id, run.name, run.base_phase),
+        (domain.name for domain in domains),
+        *windows.label_table,
+        *((event.kind, event.message) for event in events),
+        (uses.reason or "" for uses in (recording.process.gpus.values() if recording.process else ())),
+    )
+    _check_all(
+        (int, float),
+        (event.time_seconds for event in events),
+        *((domain.interval_low_ratio, domain.interval_high_ratio) for domain in domains),
+    )
+    _check_all(int, (run.start_ns, run.end_ns))
+    _check_all(dict, [run.facts])
+    if run.end_ns < run.start_ns:
+        raise ValueError("the run ends before it begins")
+    # Its watts are checked when they are taken from the facts.
+    _check_all(IdlePower, run.idle_powers.values())
+
+
+def _check_all(kind: type | tuple[type, ...], *groups: Iterable[Any]) -> None:
+    """Raise TypeError if one of the values is of another kind; ValueError or OverflowError if not finite."""
+    for value in chain.from_iterable(groups):
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} is of the wrong kind")
+        if isinstance(value, (int, float)) and not math.isfinite(value):
+            raise ValueError(f"{value!r} is not finite")
 
 
 def _check_rows(domain: Domain, rows: Rows) -> None:

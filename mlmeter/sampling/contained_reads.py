@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from mlmeter.clock import Clock
 from mlmeter.measurement import Failure, Reading
+from mlmeter.sampling.errands import came_back, is_the_users
 from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, Source
 
-# Drivers wake devices within 2 s; what takes longer than this hangs.
-READ_LIMIT_SECONDS = 3.0
 LAST_RETRY_SECONDS = 60.0
 _LARGEST_COUNT = 2**63 - 1
 _REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
@@ -70,7 +69,9 @@ class ContainedReads:
         result: Items
         try:
             result = source.backend.read()
-        except (Exception, SystemExit) as error:  # it must not reach the metered program
+        except BaseException as error:  # it must not reach the metered program
+            if is_the_users(error):
+                raise
             result = self._failed(source, error)
         self.reads += 1
         source.read_ns = self._now_ns()
@@ -81,19 +82,7 @@ class ContainedReads:
         if source.cheap or source.hanging:
             return self.here(source)
         found: list[Items] = []
-        done = threading.Event()
-
-        def errand() -> None:
-            try:
-                found.append(self.here(source))
-            finally:
-                done.set()
-
-        try:
-            threading.Thread(target=errand, name="mlmeter-read", daemon=True).start()
-        except RuntimeError:  # no thread can be started while the interpreter ends
-            return self.here(source)
-        if not done.wait(self.limit_seconds):
+        if not came_back(lambda: found.append(self.here(source)), self.limit_seconds):
             self.give_up(source)
         return found[0] if found else ()
 
@@ -124,14 +113,14 @@ class ContainedReads:
             if begin_ns < since_ns
         ]
 
-    def late_check(self, source: Source, items: Items) -> Items:
+    def _late_check(self, source: Source, items: Items) -> Items:
         """Look at what was read at the edges of windows, where there was no time for it."""
         try:
-            return self.sound(source, items)
+            return self._sound(source, items)
         except Exception as error:  # no list, or things in it that are no readings
             return self._failed(source, error)
 
-    def sound(self, source: Source, items: Items) -> list[Reading | Failure]:
+    def _sound(self, source: Source, items: Items) -> list[Reading | Failure]:
         """Return readings that can be used; what is nonsense becomes a failure.
 
         Raises:
@@ -139,8 +128,27 @@ class ContainedReads:
         """
         now_ns = self._now_ns()
         return [
-            self._checked(source, item, now_ns) for item in items if 0 <= item.position < len(source.rows)
+            self._checked(source, item, now_ns)
+            for item in items
+            if 0 <= operator.index(item.position) < len(source.rows)
         ]
+
+    def drain(self) -> None:
+        """Put what has been read into the rows, in order of time."""
+        by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
+        while self._queue:
+            source, result = self._queue.popleft()
+            if source.cheap:
+                result = self._late_check(source, result)
+            by_source.setdefault(id(source), (source, []))[1].extend(result)
+        for source, items in by_source.values():
+            items.sort(key=_time_of)
+            for item in items:
+                rows = source.rows[item.position]
+                if isinstance(item, Reading):
+                    rows.add(item)
+                else:
+                    rows.fail(item)
 
     def _read(self, source: Source) -> Items:
         """Read and put the result into the queue; a failed backend is asked again later and later."""
@@ -148,12 +156,10 @@ class ContainedReads:
         self._under_way[thread] = source, started_ns
         result: Items
         try:
-            result = source.backend.read()
-            if not source.cheap:
-                result = self.sound(source, result)
-        except KeyboardInterrupt:
-            raise
+            result = self._sound(source, source.backend.read())
         except BaseException as error:  # whatever a driver raises must not reach the metered program
+            if is_the_users(error):
+                raise
             result = self._failed(source, error)
         else:
             if source.failing:
@@ -184,24 +190,37 @@ class ContainedReads:
         if not isinstance(item, Reading):
             at_ns = item.at_ns if type(item.at_ns) is int and item.at_ns <= now_ns else now_ns
             return Failure(item.position, str(item.reason), bool(item.lost), at_ns)
-        value, begin_ns, end_ns = item.value, item.begin_ns, item.end_ns
         wrong = None
         try:
-            value, begin_ns, end_ns = operator.index(value), operator.index(begin_ns), operator.index(end_ns)
+            item = _in_whole_numbers(item)
         except TypeError:
             wrong = f"{item.value!a} at {item.begin_ns!a} to {item.end_ns!a} is not made of whole numbers"
         else:
-            if not 0 <= value <= _LARGEST_COUNT:
-                wrong = f"{value} is no count"
-            elif not begin_ns <= end_ns <= now_ns:
+            last_ns = source.last_ns.get(item.position, item.end_ns)
+            if not 0 <= item.value <= _LARGEST_COUNT:
+                wrong = f"{item.value} is no count"
+            elif not item.begin_ns <= item.end_ns <= now_ns:
                 wrong = "the time of a reading lies in the future, or ends before it begins"
-            elif source.ordered and end_ns < source.last_ns.get(item.position, end_ns):
-                seconds = (source.last_ns[item.position] - end_ns) * 1e-9
-                wrong = f"a reading is {seconds:.3f} s older than the one before it"
+            elif any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
+                wrong = "its power or the time of its driver is no number of 64 bits"
+            elif source.ordered and item.end_ns < last_ns:
+                wrong = f"a reading is {(last_ns - item.end_ns) * 1e-9:.3f} s older than the one before it"
         if wrong is not None:
             text = f"{source.backend.name} gave nonsense: {wrong}; {_REMEDY}"
             return Failure(item.position, text[:400], False, now_ns)
-        source.last_ns[item.position] = end_ns
-        if value is item.value and begin_ns is item.begin_ns and end_ns is item.end_ns:
-            return item
-        return item._replace(value=value, begin_ns=begin_ns, end_ns=end_ns)
+        source.last_ns[item.position] = item.end_ns
+        return item
+
+
+def _in_whole_numbers(item: Reading) -> Reading:
+    """Return a reading whose numbers are all of Python's own kind.
+
+    Raises:
+        TypeError: they are no whole numbers.
+    """
+    needed = map(operator.index, item[:4])
+    return Reading(*needed, *(None if number is None else operator.index(number) for number in item[4:]))
+
+
+def _time_of(item: Reading | Failure) -> int:
+    return item.end_ns if isinstance(item, Reading) else item.at_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from array import array
@@ -147,25 +148,32 @@ class ProcessReader:
 
     def _read_gpus(self, source: Source, times: TreeTimes) -> None:
         """Ask who uses the GPUs of a source, and note it."""
-        name = source.backend.name
-        ask = getattr(source.backend, "gpu_uses", None)
-        uses: Mapping[int, Any] = {}
-        failed = NOT_TOLD.format(name)
-        if ask is not None and times.host_pids:
-            try:
-                uses = dict(ask())
-            except Exception as error:  # as for the readings of a backend
-                failed = f"{failed} ({type(error).__name__}: {error})"
-        elif ask is not None:
-            failed = CONTAINER
+        answer = self._answer(source, host_pids=times.host_pids)
+        not_told = NOT_TOLD.format(source.backend.name)
         now = self._clock.now_ns()
         for position, domain in enumerate(source.domains):
             if _is_gpu(domain):
-                told = PARTITIONED if domain.shared else uses.get(position, failed)
-                self._add(domain.name, now, told, times.pids)
+                told = answer if isinstance(answer, str) else answer.get(position, not_told)
+                self._add(domain.name, now, PARTITIONED if domain.shared else told, times.pids, not_told)
 
-    def _add(self, name: str, now_ns: int, told: Any, pids: frozenset[int]) -> None:
-        state, own, everyone, reason = told_state(told, pids)
+    def _answer(self, source: Source, *, host_pids: bool) -> Mapping[int, Any] | str:
+        """Return the users of a source's GPUs by position of the domain, or why they are not known."""
+        not_told = NOT_TOLD.format(source.backend.name)
+        if getattr(source.backend, "gpu_uses", None) is None:
+            return not_told
+        if not host_pids:
+            return CONTAINER
+        try:
+            return dict(source.ask("gpu_uses"))
+        except Exception as error:  # as for the readings of a backend
+            return f"{not_told} ({type(error).__name__}: {error})"
+
+    def _add(self, name: str, now_ns: int, told: Any, pids: frozenset[int], not_told: str) -> None:
+        try:
+            state, own, everyone, reason = told_state(told, pids)
+        except Exception as error:  # no processes, or what is no share of time
+            state, own, everyone = UNKNOWN, 0.0, 0.0
+            reason = f"{not_told} ({type(error).__name__}: {error})"
         if reason is not None:
             self._gpu_reasons[name] = reason
             self._note(f"{name} is not attributed: {reason}")
@@ -195,7 +203,7 @@ def told_state(told: str | Iterable[GpuUse], pids: frozenset[int]) -> tuple[int,
 
 
 def _all_told(uses: Iterable[GpuUse]) -> bool:
-    return all(use.sm_share is not None for use in uses)
+    return all(use.sm_share is not None and not math.isnan(use.sm_share) for use in uses)
 
 
 def _sum_of(uses: Iterable[GpuUse]) -> float:

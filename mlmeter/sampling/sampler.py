@@ -20,14 +20,18 @@ from dataclasses import dataclass
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.sampling.contained_reads import READ_LIMIT_SECONDS, ContainedReads
+from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
+from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
 from mlmeter.sampling.refresh_lock import NEVER_NS
+from mlmeter.sampling.source_threads import SourceThreads
 from mlmeter.sampling.sources import POOL, Source
 
 DEFAULT_PERIOD_SECONDS = 0.1
+# Whatever a backend says that its counters need: the thread does nothing but read else.
+SHORTEST_PERIOD_SECONDS = 0.001
 
 logger = logging.getLogger("mlmeter")
 
@@ -56,9 +60,8 @@ class Subscription:
         self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], object] | None
     ) -> None:
         self.sources = tuple(sources)
-        self.period_seconds = min(
-            [period_seconds, *(source.longest_safe_period_seconds() for source in sources)]
-        )
+        safe_seconds = (source.longest_safe_period_seconds() for source in sources)
+        self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
         self.on_tick = on_tick
 
 
@@ -108,8 +111,7 @@ class Sampler:
         self._polls: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
         self._end_watch = threading.Event()
-        # Threads of sources that block, with what ends them.
-        self._alone: dict[int, tuple[threading.Thread, threading.Event]] = {}
+        self._alone = SourceThreads(self._reads, threaded=self._threaded)
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
         self._ticks = self._cpu_ns = 0
@@ -137,14 +139,14 @@ class Sampler:
                 if source not in self._sources:
                     self._sources.append(source)
                     source.prepare(self._budget, self._known_seconds, self._random, self._now_ns())
-                    self._read_alone(source)
+                    self._alone.begin(source)
             self._subscriptions.append(subscription)
             self._arrange()
             self.tick()
             if self._threaded and self._thread is None:
                 self._start_thread()
                 self._end_watch = threading.Event()
-                _start("mlmeter-watch", self._watch, self._end_watch)
+                start_thread("mlmeter-watch", self._watch, self._end_watch)
         self._wake.set()
         return subscription
 
@@ -159,7 +161,7 @@ class Sampler:
                 if source.subscribers == 0:
                     self._sources.remove(source)
                     self._keep(source)
-                    self._close(source)
+                    self._alone.close(source)
             self._arrange()
             thread = None
             if not self._subscriptions and self._thread is not None:
@@ -174,7 +176,7 @@ class Sampler:
     def snapshot(self, sources: Sequence[Source]) -> list[tuple[Domain, Rows]]:
         """Return the rows of `sources` with everything read so far."""
         with self._lock:
-            self._drain()
+            self._reads.drain()
             return [pair for source in sources for pair in source.snapshot()]
 
     def remarks(self, sources: Sequence[Source]) -> list[tuple[str, Remark]]:
@@ -190,20 +192,19 @@ class Sampler:
     def refreshed_since(self, sources: Sequence[Source], time_ns: int) -> bool:
         """Return whether every domain that works has shown what it counted up to `time_ns`."""
         with self._lock:
-            self._drain()
+            self._reads.drain()
             return all(rows.refreshed_since(time_ns) for source in sources for rows in source.rows)
 
     def close_rows(self, sources: Sequence[Source], end_ns: int) -> None:
-        """Book what could not be read up to the end of a session as gaps."""
+        """Book what could not be read up to the end of a session as gaps; say what was never read."""
         with self._lock:
             for source in sources:
-                for rows in source.rows:
-                    rows.close(end_ns)
+                source.close_rows(end_ns)
 
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
         with self._lock:
-            polls = self._polls + Counter(_polls_of(self._sources))
+            polls = sum((source.polls() for source in self._sources), self._polls)
         return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
 
     # -- the metered program's threads -----------------------------------------------------
@@ -232,14 +233,14 @@ class Sampler:
             sources = [
                 source
                 for source in self._sources
-                if id(source) not in self._alone
+                if source not in self._alone
                 and (resting_too or not source.rests(now, self._period_ns))
                 and (polled_too or source not in self._slow or now - source.read_ns >= self._period_ns)
             ]
         for source in sources:
             self._read_and_observe(source, now, polling=self._poll_ns != NEVER_NS)
         with self._lock:
-            self._drain()
+            self._reads.drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
         if any(answer is True for answer in answers):
@@ -287,7 +288,7 @@ class Sampler:
                 source.fast_periods_seconds = [None] * len(source.domains)
                 periods = self._edges.measure(source, lambda: self._generation == generation)
                 with self._lock:
-                    self._drain()
+                    self._reads.drain()
                     source.learn_fast_periods(periods, self._budget, self._random, self._now_ns())
                     self._arrange()
         self._cpu_ns += time.thread_time_ns() - started_ns
@@ -335,11 +336,11 @@ class Sampler:
         """Recompute what depends on the set of sources and subscriptions."""
         self._edges.arrange(self._sources)
         self._slow = tuple(
-            source for source in self._sources if any(source.locks) and id(source) not in self._alone
+            source for source in self._sources if any(source.locks) and source not in self._alone
         )
         self._budget.locks = max(1, sum(lock is not None for source in self._slow for lock in source.locks))
         seconds = [item.period_seconds for item in self._subscriptions]
-        self._period_ns = max(1, round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9))
+        self._period_ns = round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9)
         self._reads.period_ns = self._period_ns
 
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
@@ -350,15 +351,8 @@ class Sampler:
             with self._lock:
                 source.observe(items, now_ns, self._active_ns)
 
-    def _read_alone(self, source: Source) -> None:
-        """Give a source that blocks a thread of its own."""
-        if self._threaded and source.blocking:
-            stop = threading.Event()
-            thread = _start("mlmeter-source", self._reads.alone, source, stop)
-            self._alone[id(source)] = thread, stop
-
     def _start_thread(self) -> None:
-        self._thread = _start("mlmeter-sampler", self._run, self._generation)
+        self._thread = start_thread("mlmeter-sampler", self._run, self._generation)
 
     def _watch(self, end: threading.Event) -> None:
         """Look for reads that do not come back, and go on without the threads that they keep."""
@@ -370,72 +364,17 @@ class Sampler:
                         self._generation += 1
                         self._start_thread()
 
-    def _drain(self) -> None:
-        """Put what has been read into the rows, in order of time."""
-        by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
-        while self._queue:
-            source, result = self._queue.popleft()
-            if source.cheap:
-                result = self._reads.late_check(source, result)
-            by_source.setdefault(id(source), (source, []))[1].extend(result)
-        for source, items in by_source.values():
-            items.sort(key=_time_of)
-            for item in items:
-                rows = source.rows[item.position]
-                if isinstance(item, Reading):
-                    rows.add(item)
-                else:
-                    rows.fail(item)
-
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
-        self._polls.update(_polls_of([source]))
+        self._polls.update(source.polls())
         for position, domain in enumerate(source.domains):
             if (period_seconds := source.period_seconds(position)) is not None:
                 self._known_seconds[domain.id] = period_seconds
-
-    def _close(self, source: Source) -> None:
-        """Close a backend that nobody reads; one whose read hangs is left as it is."""
-        thread, stop = self._alone.pop(id(source), (None, None))
-        if thread is not None and stop is not None:
-            stop.set()
-            thread.join(0.0 if source.hanging else self._read_limit_seconds)
-        wait_seconds = 0.0 if source.hanging else self._read_limit_seconds
-        if not source.gate.acquire(timeout=wait_seconds):
-            logger.warning("backend %s is not closed: a read has not come back", source.backend.name)
-            return
-        try:
-            for backend in source.backends:
-                backend.close()
-        except Exception:  # closing is the backend's business; the session is already complete
-            logger.exception("closing backend %s failed", source.backend.name)
-        finally:
-            source.gate.release()
 
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
         self._arrange()
-
-
-def _start(name: str, work: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Start a thread that does not keep the program from ending."""
-    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def _time_of(item: Reading | Failure) -> int:
-    return item.end_ns if isinstance(item, Reading) else item.at_ns
-
-
-def _polls_of(sources: Sequence[Source]) -> dict[str, int]:
-    polls: Counter[str] = Counter()
-    for source in sources:
-        for lock in source.locks:
-            if lock is not None:
-                polls.update({str(mode): count for mode, count in lock.polls.items()})
-    return dict(polls)
 
 
 _shared: Sampler | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +17,7 @@ from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.sampling.errands import READ_LIMIT_SECONDS, HangingError, answer_of
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
 from mlmeter.sampling.read_cost import SLOW_SECONDS, ReadCost
@@ -39,6 +43,7 @@ class Source:
         gate: held by the thread that reads it, unless it is cheap.
         hanging: a read has not come back: it is left alone until then.
         last_ns: time of the newest reading of each domain.
+        stuck: methods of the backend that have not come back once.
     """
 
     backend: Backend
@@ -50,6 +55,7 @@ class Source:
     gate: threading.Lock = field(default_factory=threading.Lock)
     hanging: bool = False
     last_ns: dict[int, int] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)
     subscribers: int = 0
     failing: bool = False
     retry_at_ns: int = 0
@@ -64,7 +70,7 @@ class Source:
     fast_periods_seconds: list[float | None] | None = None
 
     def __post_init__(self) -> None:
-        start_seconds = getattr(self.backend, "call_seconds", 0.0)
+        start_seconds = _seconds_of(self.backend, "call_seconds", otherwise=0.0)
         self.cost = ReadCost(start_seconds, len(self.domains), self.longest_safe_period_seconds())
 
     @property
@@ -182,13 +188,48 @@ class Source:
             return lock.measured_ns * 1e-9
         return self.fast_periods_seconds[position] if self.fast_periods_seconds else None
 
+    def polls(self) -> Counter[str]:
+        """Return how often its slow counters were polled, by mode."""
+        found: Counter[str] = Counter()
+        for lock in filter(None, self.locks):
+            found.update({str(mode): count for mode, count in lock.polls.items()})
+        return found
+
+    def close_rows(self, end_ns: int) -> None:
+        """Book what could not be read up to the end of a session as gaps; say what was never read."""
+        for domain, rows in zip(self.domains, self.rows, strict=True):
+            rows.close(end_ns)
+            if not rows.readings and not rows.remarks:
+                text = f"{domain.name}: no read had come back when the session ended"
+                rows.remarks.append(Remark(end_ns, "gap", text))
+
+    def ask(self, method: str) -> Any:
+        """Call a method that backends need not have, for no longer than a read may take.
+
+        One that has not come back is not called again.
+
+        Raises:
+            HangingError: it has not come back.
+            Exception: whatever the backend raises.
+        """
+        if method in self.stuck:
+            raise HangingError("it has not come back before")
+        try:
+            return answer_of(getattr(self.backend, method), READ_LIMIT_SECONDS)
+        except HangingError:
+            self.stuck.add(method)
+            raise
+
     def device_states(self) -> dict[str, dict[str, Any]]:
         """Return what devices tell of clocks, heat and limits, by domain; absent if they tell nothing."""
-        ask = getattr(self.backend, "device_states", None)
+        if not hasattr(self.backend, "device_states"):
+            return {}
         try:
-            states = () if ask is None else ask()
+            states = self.ask("device_states")
             return {
-                domain.name: dict(state) for domain, state in zip(self.domains, states, strict=True) if state
+                domain.name: _as_json(state)
+                for domain, state in zip(self.domains, states, strict=True)
+                if state
             }
         # Facts for readers of the manifest: no run may suffer from their lack.
         except Exception:
@@ -215,8 +256,25 @@ class Source:
         return min(
             min(horizons, default=infinite) / READS_PER_WRAP,
             min(steps, default=infinite) / READS_PER_STEP,
-            getattr(self.backend, "longest_period_seconds", infinite),
+            _seconds_of(self.backend, "longest_period_seconds", otherwise=infinite),
         )
+
+
+def _seconds_of(backend: Backend, attribute: str, *, otherwise: float) -> float:
+    """Return what a backend says of itself; something else where it is no time."""
+    seconds = getattr(backend, attribute, None)
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    return float(seconds) if number and 0 < seconds < math.inf else otherwise  # type: ignore[arg-type,operator]
+
+
+def _as_json(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that the manifest can hold.
+
+    Raises:
+        ValueError: it holds what is no number.
+    """
+    copy: dict[str, Any] = json.loads(json.dumps(dict(state), default=str, allow_nan=False))
+    return copy
 
 
 def _is_measured_counter(domain: Domain) -> bool:

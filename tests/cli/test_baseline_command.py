@@ -97,3 +97,12 @@ def test_clear_forgets_and_show_then_says_what_to_do() -> None:
 def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
     """Contradictions, too short a time and unknown sources."""
     assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "2", "-60"])
+def test_a_time_that_nobody_can_wait_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    """Before anything is measured."""
+    measured_as(monkeypatch, baseline())
+    result = invoke("--force", "--seconds", seconds)
+    assert result.exit_code == 2
+    assert "--seconds" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -109,6 +110,35 @@ def test_damaged_file_is_named(
     path = directory / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(RunFileError, match=words):
+        mlmeter.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("run", "id"), [1]),
+        (("run", "base_phase"), None),
+        (("run", "end_ns"), -1),
+        (("run", "start_ns"), math.nan),
+        (("domains", 0, "name"), 5),
+        (("domains", 0, "interval_high_ratio"), [1]),
+        (("events", 0, "time_seconds"), "x"),
+        (("labels", 0, 0), []),
+    ],
+    ids=str,
+)
+def test_value_of_the_wrong_kind_is_told_when_it_is_loaded(
+    session: Session, tmp_path: Path, path: tuple[str | int, ...], value: object
+) -> None:
+    """Not by an odd exception of the first table."""
+    directory = session.save(tmp_path / "run")
+    manifest = json.loads((directory / "session.json").read_text())
+    place = manifest
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (directory / "session.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunFileError, match="damaged"):
         mlmeter.load(directory)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlmeter
@@ -300,11 +301,70 @@ def test_a_saved_run_keeps_its_baseline(tmp_path: Path) -> None:
     assert manifest["run"]["facts"]["baseline"]["domains"]["fake-0"]["watts"] == 60.0
 
 
-@pytest.mark.parametrize("wrong", [3, "", {"gpu-0": -1}, {"gpu-0": "many"}, {"gpu-0": (1, 2, 3)}, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        3,
+        "",
+        True,
+        {"gpu-0": -1},
+        {"gpu-0": "many"},
+        {"gpu-0": (1, 2, 3)},
+        {"gpu-0": (60, -1)},
+        {"gpu-0": float("nan")},
+        {"gpu-0": float("inf")},
+        {"gpu-0": True},
+        {"gpu-0": None},
+        {"gpu-0": 10**400},
+    ],
+    ids=str,
+)
 def test_a_wrong_argument_says_what_is_accepted(wrong: object) -> None:
     """At construction, not when the session starts."""
     with pytest.raises(ArgumentError, match="baseline="):
         mlmeter.EnergyMeter(baseline=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("watts", [60, np.float32(60), [60, 2], (60.0, np.int64(2))], ids=repr)
+def test_numbers_of_any_kind_are_watts(watts: object, tmp_path: Path) -> None:
+    """From a file or an array; the manifest has plain numbers."""
+    session = metered(100.0, baseline={"fake-0": watts})
+    assert session.phases()["idle_joules"].iloc[0] == pytest.approx(120, rel=1e-3)
+    again = mlmeter.load(session.save(tmp_path / "run"))
+    assert again.records("phases") == session.records("phases")
+
+
+def test_a_mistyped_domain_is_told() -> None:
+    """With the names that there are, also if the other domains have their idle power."""
+    session = metered(100.0, baseline={"fake-0": 60.0, "fake-O": 5.0})
+    text = "the baseline names fake-O, but the domains of this session are fake-0"
+    assert text in list(session.events()["message"])
+    assert session.phases()["dynamic_joules"].iloc[0] == pytest.approx(80, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"domains": None},
+        {"domains": []},
+        {"domains": {"fake-0": 60}},
+        {"domains": {"fake-0": {"watts": "60"}}},
+        {"domains": {"fake-0": {"watts": 60, "colour": 1}}},
+        {"domains": {"fake-0": {"watts": 60, "piece_seconds": -1}}},
+    ],
+    ids=str,
+)
+def test_a_damaged_baseline_in_a_manifest_is_told_when_it_is_loaded(
+    tmp_path: Path, broken: dict[str, object]
+) -> None:
+    """Not by an odd exception of the first table."""
+    metered(100.0, baseline={"fake-0": 60.0}).save(tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/session.json").read_text())
+    manifest["run"]["facts"]["baseline"] = broken
+    (tmp_path / "run/session.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunFileError, match="damaged"):
+        mlmeter.load(tmp_path / "run")
 
 
 def test_a_meter_without_baseline_loads_no_numpy() -> None:
