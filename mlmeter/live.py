@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
+from mlmeter.backends.registry import Probe
 from mlmeter.device_time.session import SessionDevices
 from mlmeter.errors import ArgumentError, EstimateWarning, NothingMeteredWarning, StateWarning
 from mlmeter.event_log import EventLog
@@ -95,7 +96,7 @@ class LiveSession:
         self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
         self._unavailable: tuple[Unavailable, ...] = ()
-        self._start_ns = self._start_wall_ns = 0
+        self._opened_ns = self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
         self._checks = CrossChecks(sampler)
         self._states: dict[str, dict[str, Any]] = {}
@@ -108,10 +109,21 @@ class LiveSession:
 
     def start(self) -> None:
         """Open the sources and begin; never raises because of hardware."""
-        clock = self._sampler.clock
+        # What the first read of a source says belongs to the session, too.
+        self._opened_ns = self.now_ns()
         with POOL.lock:
             self._sources, found = POOL.open(self._backends, self._power_sampling)
             self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
+        try:
+            self._begin(found)
+        except BaseException:
+            # Somebody has pressed Ctrl-C: nobody will stop this session.
+            self._sampler.unsubscribe(self._subscription)
+            raise
+
+    def _begin(self, found: Probe) -> None:
+        """Begin with sources that are open and being read."""
+        clock = self._sampler.clock
         self._unavailable = found.unavailable
         self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
         if self._of_process:
@@ -367,7 +379,7 @@ class LiveSession:
                 message=remark.message,
             )
             for domain, remark in self._sampler.remarks(self._sources)
-            if self._start_ns <= remark.at_ns <= max(end_ns, self.now_ns())
+            if self._opened_ns <= remark.at_ns <= max(end_ns, self.now_ns())
         ]
 
     def forget_after_fork(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 from mlmeter.backends.base import Backend
 from mlmeter.backends.distinct_domains import (
@@ -20,6 +20,8 @@ from mlmeter.backends.distinct_domains import (
 )
 from mlmeter.errors import ArgumentError, BackendUnavailableError
 from mlmeter.measurement import Domain, Unavailable
+
+T = TypeVar("T")
 
 ENTRY_POINT_GROUP = "mlmeter.backends"
 
@@ -164,13 +166,21 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
             continue
         domains = distinct(domains, [domain for other in opened for domain in other.domains], notes)
         opened.append(Opened(backend, domains, item if isinstance(item, str) else None))
-        unavailable.extend(getattr(backend, "unreadable", ()))
-        notes.extend(getattr(backend, "notes", ()))
+        unavailable.extend(_told(backend, "unreadable", Unavailable))
+        notes.extend(_told(backend, "notes", str))
     metered = measured_kinds(domain for other in opened for domain in other.domains)
     opened = [
         other._replace(domains=with_estimates_beside(other.domains, metered, notes)) for other in opened
     ]
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
+
+
+def _told(backend: Backend, attribute: str, kind: type[T]) -> list[T]:
+    """Return what a backend tells beside its domains; a foreign one may tell anything."""
+    try:
+        return [item for item in getattr(backend, attribute, ()) if isinstance(item, kind)]
+    except Exception:
+        return []
 
 
 def _first_of(builtin: Builtin | None, opened: Sequence[Opened]) -> int | None:

@@ -146,15 +146,15 @@ def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
 
 def _share_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Rows of every domain, and of all: whose its energy is."""
-    by_domain: dict[str, dict[str, float]] = {}
+    by_domain: dict[str, dict[str, str]] = {}
     for record in build_table(recording, "shares").records():
-        by_domain.setdefault(record["domain"], {})[record["part"]] = record["energy_joules"]
+        known = record["resolved"] or record["low_joules"] == record["high_joules"]
+        told = known or record["provenance"] is None
+        joules = number(record["energy_joules"]) if told else "unresolved"
+        by_domain.setdefault(record["domain"], {})[record["part"]] = joules
     if len(recording.domains) == 1:
         by_domain.pop(TOTAL, None)
-    return [
-        (shorten(domain, 18), *(number(joules[part]) for part in PARTS))
-        for domain, joules in by_domain.items()
-    ]
+    return [(shorten(domain, 18), *(parts[part] for part in PARTS)) for domain, parts in by_domain.items()]
 
 
 def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:

@@ -33,8 +33,8 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def raising(error: BaseException) -> Callable[[], Any]:
-    def act() -> Any:
+def raising(error: BaseException) -> Callable[..., Any]:
+    def act(*arguments: object) -> Any:
         raise error
 
     return act
@@ -248,3 +248,35 @@ def test_interrupt_that_a_backend_raises_is_its_failure(
     assert "one round" not in caplog.text
     assert bad.reads < other.reads
     assert meter.session.total("cpu").energy_joules is not None
+
+
+# -- telling ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [3, None, [1, object()], "text"])
+@pytest.mark.parametrize("attribute", ["notes", "unreadable"])
+def test_odd_notes_are_left_out(clock: FakeClock, attribute: str, told: object) -> None:
+    """What is no text and no `Unavailable` is not repeated; the session begins."""
+    with fake_meter(gpu(clock, **{attribute: told}), good(clock), clock=clock) as meter:
+        advance(meter, 1.0)
+    assert meter.session.total().energy_joules == pytest.approx(110, rel=0.05)
+
+
+def test_trouble_of_the_first_read_is_told(clock: FakeClock) -> None:
+    """It happens while the session begins, and is an event all the same."""
+    backend = gpu(clock, read=raising(OSError("no such device")))
+    with fake_meter(backend, good(clock), clock=clock) as meter:
+        advance(meter, 1.0)
+    assert "no such device" in messages(meter)
+
+
+def test_interrupt_while_a_session_begins_leaves_nothing_behind(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler reads nothing for a session that never was."""
+    meter = fake_meter(good(clock), clock=clock)
+    monkeypatch.setattr(type(meter.recorder), "_note_states", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        meter.start()
+    assert not meter.running
+    assert not meter.recorder._sampler._subscriptions
