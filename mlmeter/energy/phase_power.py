@@ -24,7 +24,7 @@ import numpy as np
 
 from mlmeter.energy.banded import rest_of_the_way
 from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
-from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
+from mlmeter.energy.occupancy import LEAST_WATTS, CounterRecord, Occupancy, Segments, occupancy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -249,10 +249,15 @@ def _chunk_energies(
     inside, given = own.collect(lengths * usable), np.zeros(len(label))
     beyond = parts.part_seconds[own.parts] - inside
     if not usable.all():
-        # An interval with a gap gives its energy to its pieces by their lengths. One that is not
-        # in the session for the most part says nothing: a segment goes on at its own power.
+        # An interval with a gap gives its energy to its pieces in proportion to what is expected of
+        # them. One that is not in the session for the most part says nothing: a segment goes on at
+        # its own power.
         broken = lengths * ~usable * parts.within[interval]
-        given = own.collect(broken * parts.joules[interval] / parts.seconds[interval])
+        expected = broken * np.clip(watts, LEAST_WATTS, None)[own.part]
+        first = int(interval[0])
+        sums = np.bincount(interval - first, expected)[interval - first]
+        ratio = np.divide(parts.joules[interval], sums, out=np.zeros(len(sums)), where=sums > 0)
+        given = own.collect(expected * ratio)
         beyond -= own.collect(broken)
     within = inside * watts + (gain * inside + scatter.noise_density) * pull
     # Beyond the first and the last refresh a segment goes on at its own power.

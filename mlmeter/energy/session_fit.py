@@ -128,7 +128,8 @@ def _record_of(timeline: CounterTimeline) -> CounterRecord:
         sharp = np.flatnonzero(before - after <= SHARP_BRACKET_PERIODS * period)
         if len(sharp) > FEWEST_INTERVALS:
             known = sharp
-            rows = np.union1d(sharp, [0, len(before) - 1])
+            # Before the first and after the last of them nothing is fitted: there every row counts.
+            rows = np.union1d(sharp, rows[(rows < sharp[0]) | (rows > sharp[-1])])
         if len(known):
             first, last = known[0], known[-1]
             unknown = np.array([[after[0], after[last]], [before[first], before[-1]]])

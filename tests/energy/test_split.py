@@ -47,11 +47,12 @@ def metered(
     base_phase: str = "training",
     names: list[str] | None = None,
     whole: bool = True,
+    late_until: float = 0.0,
 ) -> tuple[Session, list[float]]:
     """Meter the load, polled at an interval; return the session and the true energy of each window.
 
     A window has the name of its phase, unless `names` has others. A session that is not the whole
-    load begins and ends with its windows.
+    load begins and ends with its windows. The counter is read once per refresh up to `late_until`.
     """
     clock = FakeClock()
     backend = simulated_gpu(
@@ -59,7 +60,8 @@ def metered(
     )
     meter = fake_meter(backend, clock=clock, phase=base_phase)
     sampler = meter.recorder._sampler
-    polls = iter(np.arange(0.0, load.edges[-1] + 1.0, poll_seconds).tolist())
+    late = np.arange(0.0, late_until, PERIOD)
+    polls = iter([*late.tolist(), *np.arange(late_until, load.edges[-1] + 1.0, poll_seconds).tolist()])
     upcoming = next(polls)
 
     def wait_until(seconds: float) -> None:
@@ -219,3 +221,15 @@ def test_fit_that_contradicts_the_counter_is_refused_and_told(monkeypatch: pytes
     (told,) = events[events["kind"] == "closure"]["message"]
     assert "interpolated instead" in told
     assert set(session.windows()["method"]) == {"interpolated"}
+
+
+def test_windows_before_the_first_sharp_refresh_have_the_energy_of_their_time() -> None:
+    """Where refreshes are hardly placed at first, windows of 80 ms are told by the rows that are there."""
+    load = random_load(np.random.default_rng(3), 0.08, 20.0)
+    session, truths = metered(load, 0.002, late_until=2.0)
+    windows = session.windows().query("scope == 'inclusive' and domain == 'gpu-0' and window > 0")
+    early = (windows["start_seconds"] < 1.8).to_numpy()
+    assert early.sum() >= 5
+    found, truth = windows["energy_joules"].to_numpy()[early], np.array(truths)[early]
+    assert found.sum() == pytest.approx(truth.sum(), rel=0.12)
+    assert (windows["method"] == "phase_power").all()
