@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mlmeter.backends.sensor_files import words
 from mlmeter.measurement import Domain, Provenance, Unavailable
 
 ROOT_VARIABLE = "MLMETER_POWERCAP_ROOT"
@@ -242,8 +243,3 @@ def unreadable(what: str, error: Exception, *kinds: str) -> Unavailable:
         remedy = MASKED_REMEDY
     reason = f"cannot read {what}: {words(error)}"
     return Unavailable(source=SOURCE, kinds=kinds, reason=reason, remedy=remedy)
-
-
-def words(error: Exception) -> str:
-    """Return what an error of the system says, without its number and path."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

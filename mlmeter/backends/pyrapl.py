@@ -24,11 +24,11 @@ from mlmeter.backends.powercap_zones import (
     modulus,
     rapl_domain,
     read_number,
-    words,
     wrong_dram_unit,
     zone_folders,
 )
 from mlmeter.backends.processor import DEFAULT_CPUINFO, vendor_and_model
+from mlmeter.backends.sensor_files import words
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.units import JOULES_PER_MICROJOULE

@@ -27,11 +27,11 @@ from mlmeter.backends.powercap_zones import (
     read_number,
     read_text,
     unreadable,
-    words,
     wrong_dram_unit,
     zone_folders,
 )
 from mlmeter.backends.processor import AMD_VENDORS, DEFAULT_CPUINFO, vendor_and_model
+from mlmeter.backends.sensor_files import words
 from mlmeter.backends.still_counters import (
     DEFAULT_DMI,
     LOOK_SECONDS,

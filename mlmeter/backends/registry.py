@@ -193,7 +193,7 @@ def _first_of(builtin: Builtin | None, opened: Sequence[Opened]) -> int | None:
 def _worth_a_word(builtin: Builtin, missing: Unavailable, opened: Sequence[Opened]) -> bool:
     """Return whether users who named no backend should hear that this one could not be opened."""
     first = _first_of(builtin, opened)
-    if first is not None and not getattr(opened[first].backend, "unreadable", ()):
+    if first is not None and not _told(opened[first].backend, "unreadable", Unavailable):
         # The backend to which it is second reads all that there is.
         return False
     return bool(not builtin.special or missing.remedy)

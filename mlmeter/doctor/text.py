@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from mlmeter.doctor.advice import APPLY
@@ -16,6 +17,8 @@ NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 # Smaller errors are not worth a number: the sensor's gain is worse.
 SMALLEST_PERCENT = 0.1
 LONGEST_FIRST = 50
+JOULE_UNITS = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ"))
+SECOND_UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 # Beside six columns of errors.
 LONGEST_NAME = 28
 
@@ -201,21 +204,17 @@ def _step(facts: dict[str, Any]) -> str:
 
 
 def _joules(joules: float | None) -> str:
-    if joules is None:
-        return "-"
-    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
-        if joules >= factor:
-            return f"{number(joules / factor, 2)} {unit}"
-    return f"{number(joules / 1e-9, 2)} nJ"
+    return "-" if joules is None else _scaled(joules, JOULE_UNITS)
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    for factor, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= factor:
-            return f"{number(seconds / factor, 2)} {unit}"
-    return f"{number(seconds * 1e3, 2)} ms"
+    return "never" if seconds is None else _scaled(seconds, SECOND_UNITS)
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+    """Return a value in the largest unit that it fills, or in the last one."""
+    factor, unit = next((pair for pair in units if value >= pair[0]), units[-1])
+    return f"{number(value / factor, 2)} {unit}"
 
 
 def _percent(ratio: float | None) -> str:

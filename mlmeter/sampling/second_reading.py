@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_right
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ from mlmeter.backends.registry import Opened
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import twins_disagree
 from mlmeter.measurement import Domain, Reading
-from mlmeter.sampling.sources import Source
+from mlmeter.sampling.sources import Source, seconds_of
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
 logger = logging.getLogger("mlmeter")
@@ -37,7 +38,11 @@ class SecondReadings:
 
     def keep_up(self, now_ns: int) -> None:
         """Read a way that must be read from time to time; its kernel side may miss wraps else."""
-        seconds = min((_longest_period(second) for second in self._seconds), default=float("inf"))
+        periods = (
+            seconds_of(second.backend, "longest_period_seconds", otherwise=math.inf)
+            for second in self._seconds
+        )
+        seconds = min(periods, default=math.inf)
         if (now_ns - self._read_ns) * SECONDS_PER_NANOSECOND >= seconds:
             self._read_ns = now_ns
             self.read()
@@ -59,10 +64,6 @@ class SecondReadings:
                     text = _disagreement(*collected[other.id], other, begin[other.id], end[other.id])
                     texts += [] if text is None else [(collected[other.id][0].name, text)]
         return texts
-
-
-def _longest_period(second: Opened) -> float:
-    return float(getattr(second.backend, "longest_period_seconds", "inf"))
 
 
 def _readings(second: Opened) -> dict[str, Reading]:

@@ -70,7 +70,7 @@ class Source:
     fast_periods_seconds: list[float | None] | None = None
 
     def __post_init__(self) -> None:
-        start_seconds = _seconds_of(self.backend, "call_seconds", otherwise=0.0)
+        start_seconds = seconds_of(self.backend, "call_seconds", otherwise=0.0)
         self.cost = ReadCost(start_seconds, len(self.domains), self.longest_safe_period_seconds())
 
     @property
@@ -256,11 +256,11 @@ class Source:
         return min(
             min(horizons, default=infinite) / READS_PER_WRAP,
             min(steps, default=infinite) / READS_PER_STEP,
-            _seconds_of(self.backend, "longest_period_seconds", otherwise=infinite),
+            seconds_of(self.backend, "longest_period_seconds", otherwise=infinite),
         )
 
 
-def _seconds_of(backend: Backend, attribute: str, *, otherwise: float) -> float:
+def seconds_of(backend: Backend, attribute: str, *, otherwise: float) -> float:
     """Return what a backend says of itself; something else where it is no time."""
     seconds = getattr(backend, attribute, None)
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
