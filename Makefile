@@ -14,7 +14,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
+.PHONY: help demo test coverage soak-runs-file lint format types layers docs bench-overhead bench-accuracy bench-plots \
   bench-resolving bench-estimate bench-peers gpu-experiments build clean
 
 help:  ## show this list
@@ -30,6 +30,9 @@ test: $(READY)-test  ## run the tests
 
 coverage: $(READY)-test  ## run the tests and report branch coverage
 	@$(BIN)/python -m pytest -q --cov --cov-report=term $(PYTEST_ARGS)
+
+soak-runs-file: $(READY)-test  ## let 8 processes append 100 sessions each to one runs.csv, and kill others
+	@PYTHONPATH=. $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
 
 lint: $(READY)-lint  ## check style and formatting
 	@$(BIN)/ruff check .

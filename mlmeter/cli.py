@@ -168,6 +168,7 @@ def baseline(
     """
     from mlmeter.baseline import Machine, baseline_path, read, store
     from mlmeter.report.idle_table import baseline_text
+    from mlmeter.report.text import visible
 
     if show and clear:
         raise click.UsageError("--show and --clear exclude each other")
@@ -186,7 +187,7 @@ def baseline(
             click.echo(f"stored: {path}", err=True)
     except (MLMeterError, OSError) as error:
         hint = "; measure one with `mlmeter baseline`" if show and not path.exists() else ""
-        raise click.ClickException(f"{error}{hint}") from error
+        raise click.ClickException(visible(f"{error}{hint}")) from error
     objections = found.objections(machine, datetime.now(UTC))
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else baseline_text(found, objections))
 
@@ -293,7 +294,7 @@ def _apply_rule(*, yes: bool) -> None:
 @json_option
 def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
-    from mlmeter.report.text import record_lines
+    from mlmeter.report.text import record_lines, visible
     from mlmeter.session import load
 
     try:
@@ -310,17 +311,19 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
         # Whoever read the output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
 
 
 def _latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
+    from mlmeter.report.text import path_text
+
     if not path.is_dir() or (path / "session.json").exists():
         return path
     runs = sorted(item.parent for item in path.glob("*/session.json"))
     if not runs:
         return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
+    click.echo(f"the latest of {len(runs)} runs: {path_text(runs[-1])}", err=True)
     return runs[-1]
 
 

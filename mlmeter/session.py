@@ -165,7 +165,7 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
-        from mlmeter.report.csv_tables import replacing
+        from mlmeter.report.whole_files import writing
 
         tables = {
             name: [_plain(record) for record in self._table(name).records()]
@@ -176,7 +176,7 @@ class Session:
         document = {"session": run.id, "name": run.name, "duration_seconds": run.duration_seconds, **tables}
         text = json.dumps(document, indent=1, allow_nan=False)
         if path is not None:
-            with replacing(Path(path)) as file:
+            with writing(Path(path)) as file:
                 file.write(text)
         return text
 

@@ -10,7 +10,7 @@ from mlmeter.doctor.advice import APPLY
 from mlmeter.doctor.source_lines import WIDTH, sources_text, wrap
 from mlmeter.doctor.surroundings import UNKNOWN
 from mlmeter.measurement import Provenance
-from mlmeter.report.text import fitting_table, number, shorten, table
+from mlmeter.report.text import fitting_table, number, shorten, table, visible
 
 LABEL_WIDTH = 14
 NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
@@ -87,7 +87,10 @@ def _by(diagnosis: dict[str, Any], worth: str) -> str:
 
 def _labelled(label: str, text: str) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=f"  {label:{LABEL_WIDTH}}", subsequent_indent=" " * (LABEL_WIDTH + 2)
+        visible(text),
+        WIDTH,
+        initial_indent=f"  {label:{LABEL_WIDTH}}",
+        subsequent_indent=" " * (LABEL_WIDTH + 2),
     )
 
 

@@ -21,8 +21,9 @@ from mlmeter.errors import RunFileError
 from mlmeter.frame.build import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import TABLES, TOTAL, Recording, Run
-from mlmeter.report.csv_tables import replacing, write_table
+from mlmeter.report.csv_tables import write_table
 from mlmeter.report.runs_file import append_run
+from mlmeter.report.whole_files import replacing
 from mlmeter.window_log import Label, WindowRecords
 
 SCHEMA_VERSION = 1
@@ -51,7 +52,8 @@ def write_run_directory(recording: Recording, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write_readings(recording, directory / READINGS)
     for name in TABLES:
-        write_table(build_table(recording, name), directory / f"{name}.csv")
+        with replacing(directory / f"{name}.csv") as file:
+            write_table(build_table(recording, name), file)
     # The manifest comes last: a directory that has one is complete.
     with replacing(directory / MANIFEST) as file:
         json.dump(_manifest(recording), file, indent=1, allow_nan=False, default=str)

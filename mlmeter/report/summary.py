@@ -12,7 +12,7 @@ from mlmeter.frame.build import build_table
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
-from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
+from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table, visible
 from mlmeter.work import singular
 
 WIDTH = 80
@@ -67,7 +67,7 @@ def _title(recording: Recording) -> str:
     run = recording.run
     state = "" if run.finished else ", still running"
     whose = "the whole machine" if recording.process is None else "this process and its children"
-    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of {whose}"
+    return f"{visible(run.name)}: {number(run.duration_seconds)} s{state}, energy of {whose}"
 
 
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
@@ -225,4 +225,4 @@ def _notes(recording: Recording) -> list[str]:
     )
     if len(events) > MOST_EVENTS:
         notes.append(f"and {len(events) - MOST_EVENTS} more events: see session.events()")
-    return notes
+    return [visible(note) for note in notes]

@@ -7,8 +7,6 @@ import csv
 import json
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,25 +153,6 @@ def test_changed_byte_never_raises_anything_else(
     path.write_bytes(bytes(raw))
     with contextlib.suppress(RunFileError):
         mlmeter.load(directory)
-
-
-def test_no_row_is_lost_or_torn_by_many_processes(tmp_path: Path) -> None:
-    """Eight processes append forty rows each at once."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from mlmeter.testing import *\n"
-        "from mlmeter.report.runs_file import append_run\n"
-        "clock = FakeClock(); meter = fake_meter(FakeBackend.with_power(clock, watts=5), clock=clock)\n"
-        "with meter:\n    clock.advance(1)\n"
-        "for _ in range(40): append_run(meter.session.recording, Path(sys.argv[1]))"
-    )
-    path = tmp_path / "runs.csv"
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(8)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * 8
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 320
-    assert {float(row["energy_joules"]) for row in rows} == {5.0}
 
 
 def test_older_runs_file_is_widened(session: Session, tmp_path: Path) -> None:

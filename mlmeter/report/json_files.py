@@ -1,0 +1,86 @@
+"""JSON files that may come from strangers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mlmeter.errors import RunFileError
+from mlmeter.report.text import shorten, visible
+
+LONGEST_REASON = 300
+
+
+def read_object(path: Path, most_bytes: int) -> dict[str, Any]:
+    """Read a JSON object: numbers are finite, no name is there twice.
+
+    Args:
+        path: the file.
+        most_bytes: a larger file is not read.
+
+    Raises:
+        RunFileError: it cannot be read, or is something else; the reason tells the place.
+    """
+    try:
+        text = read_bytes(path, most_bytes).decode("utf-8")
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise RunFileError(str(path), "is no JSON file of mlmeter: nested too deeply") from error
+    except ValueError as error:
+        raise damaged(path, "is no JSON file", error) from error
+    if not isinstance(found, dict):
+        raise RunFileError(str(path), "is no JSON object")
+    return found
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """Read a plain file of bounded size; a pipe or a device is not waited for.
+
+    Raises:
+        RunFileError: it cannot be read, is no file or too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123  # of a descriptor
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RunFileError(str(path), "is no plain file")
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise RunFileError(str(path), f"cannot be read: {error.strerror or error}") from error
+    if len(content) > most_bytes:
+        raise RunFileError(str(path), f"is larger than {most_bytes:,} bytes")
+    return content
+
+
+def damaged(path: Path, what: str, error: Exception) -> RunFileError:
+    """Return the error that says what is wrong with a file, in words that are safe to print."""
+    if isinstance(error, RunFileError):
+        return error
+    # What these say is a sentence; of others, such as KeyError, it is only the half.
+    whole = type(error) in (ValueError, json.JSONDecodeError, UnicodeDecodeError)
+    words = str(error) if whole else f"{type(error).__name__}: {error}"
+    return RunFileError(str(path), f"{what}: {shorten(visible(words), LONGEST_REASON)}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name!r} is there twice")
+        found[name] = value
+    return found
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
