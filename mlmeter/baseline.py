@@ -172,7 +172,7 @@ def read(path: Path) -> Baseline:
     Raises:
         RunFileError: the file is missing, damaged or of a newer version.
     """
-    from mlmeter.report.json_files import damaged, read_object
+    from mlmeter.foreign_files import damaged, read_object
 
     document = read_object(path, MOST_BYTES)
     try:

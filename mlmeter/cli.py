@@ -167,8 +167,8 @@ def baseline(
     measured for 30 days, as long as kernel and GPU drivers stay the same.
     """
     from mlmeter.baseline import Machine, baseline_path, read, store
+    from mlmeter.foreign_files import visible
     from mlmeter.report.idle_table import baseline_text
-    from mlmeter.report.text import visible
 
     if show and clear:
         raise click.UsageError("--show and --clear exclude each other")
@@ -294,7 +294,8 @@ def _apply_rule(*, yes: bool) -> None:
 @json_option
 def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
-    from mlmeter.report.text import record_lines, visible
+    from mlmeter.foreign_files import visible
+    from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
     try:
@@ -312,6 +313,32 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
         raise click.ClickException(visible(str(error))) from error
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@json_option
+def recover(run_path: Path, *, as_json: bool) -> None:
+    """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
+    from mlmeter.report.recovery import unfinished_runs
+    from mlmeter.session import recover as recover_session
+
+    runs = unfinished_runs(run_path)
+    if not runs and not run_path.is_dir():
+        raise click.ClickException(f"{run_path}: there is no such run")
+    if not runs:
+        click.echo("nothing to recover: every run is complete", err=True)
+    failed = False
+    for directory in runs:
+        try:
+            session = recover_session(directory)
+        except (MLMeterError, OSError) as error:
+            click.echo(f"mlmeter recover: {error}", err=True)
+            failed = True
+            continue
+        click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
+    if failed:
+        sys.exit(1)
 
 
 def _latest_run(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from mlmeter.report.text import visible
+from mlmeter.foreign_files import visible
 
 WIDTH = 80
 # Of these two ways to the same counters say the same.

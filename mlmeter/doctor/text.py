@@ -9,8 +9,9 @@ from typing import Any
 from mlmeter.doctor.advice import APPLY
 from mlmeter.doctor.source_lines import WIDTH, sources_text, wrap
 from mlmeter.doctor.surroundings import UNKNOWN
+from mlmeter.foreign_files import visible
 from mlmeter.measurement import Provenance
-from mlmeter.report.text import fitting_table, number, shorten, table, visible
+from mlmeter.report.text import fitting_table, number, shorten, table
 
 LABEL_WIDTH = 14
 NAMES = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlmeter.report.text import number, table, visible
+from mlmeter.foreign_files import visible
+from mlmeter.report.text import number, table
 
 if TYPE_CHECKING:
     from mlmeter.baseline import Baseline

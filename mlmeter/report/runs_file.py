@@ -17,6 +17,7 @@ from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.csv_tables import cells
 from mlmeter.report.whole_files import replacing
 
+RUNS = "runs.csv"
 LOCK_TIMEOUT_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
 LONGEST_HEADER_BYTES = 1 << 16

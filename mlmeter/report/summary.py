@@ -8,11 +8,12 @@ from typing import Any
 
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
+from mlmeter.foreign_files import visible
 from mlmeter.frame.build import build_table
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
-from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table, visible
+from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
 from mlmeter.work import singular
 
 WIDTH = 80

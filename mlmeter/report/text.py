@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
+from mlmeter.foreign_files import visible
+
 SIGNIFICANT_DIGITS = 4
 INTERVAL_DIGITS = 3
 
@@ -37,19 +39,6 @@ def percent(ratio: float | None) -> str:
     if ratio is None or ratio != ratio:
         return "-"
     return f"{100 * ratio:.1f} %"
-
-
-def visible(text: str) -> str:
-    r"""Return a text of one line in which nothing can steer a terminal.
-
-    Names come from programs, devices and files of strangers: line ends, escape sequences and marks
-    that turn the direction of writing are shown as what they are, such as ``\x1b``.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

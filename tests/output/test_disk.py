@@ -66,7 +66,9 @@ def test_full_disk_loses_the_files_and_not_the_run(disk: Disk, clock: FakeClock)
     output_dir.mkdir()
     meter = meter_into(output_dir, clock)
     with disk.full():
-        run_that_is_not_written(meter, clock, "No space left", "File too large")
+        run_that_is_not_written(
+            meter, clock, "No space left", "File too large", "disk is full", "disk I/O error"
+        )
     assert not list(output_dir.rglob("*.tmp"))
     with meter:
         clock.advance(1)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from mlmeter import baseline as baselines
 from mlmeter.errors import MLMeterError, NotWrittenWarning, RunFileError
+from mlmeter.foreign_files import read_object, visible
 from mlmeter.frame.table import Table
 from mlmeter.meter import EnergyMeter
 from mlmeter.report.csv_tables import cell, write_table
 from mlmeter.report.idle_table import baseline_text
-from mlmeter.report.json_files import read_object
-from mlmeter.report.text import record_lines, table, visible
+from mlmeter.report.text import record_lines, table
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter
 
 # Clears the screen; sets the title of the window; writes from right to left; a line of its own.

@@ -1,4 +1,4 @@
-"""JSON files that may come from strangers."""
+"""Files that may come from strangers: read with limits, believed in nothing, quoted safely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mlmeter.errors import RunFileError
-from mlmeter.report.text import shorten, visible
 
 LONGEST_REASON = 300
 
@@ -26,15 +25,24 @@ def read_object(path: Path, most_bytes: int) -> dict[str, Any]:
         RunFileError: it cannot be read, or is something else; the reason tells the place.
     """
     try:
-        text = read_bytes(path, most_bytes).decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
-    except RecursionError as error:
-        raise RunFileError(str(path), "is no JSON file of mlmeter: nested too deeply") from error
+        found = json_value(read_bytes(path, most_bytes).decode("utf-8"))
     except ValueError as error:
         raise damaged(path, "is no JSON file", error) from error
     if not isinstance(found, dict):
         raise RunFileError(str(path), "is no JSON object")
     return found
+
+
+def json_value(text: str) -> Any:
+    """Return what a JSON text says: numbers are finite, no name of an object is there twice.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -63,7 +71,7 @@ def damaged(path: Path, what: str, error: Exception) -> RunFileError:
     # What these say is a sentence; of others, such as KeyError, it is only the half.
     whole = type(error) in (ValueError, json.JSONDecodeError, UnicodeDecodeError)
     words = str(error) if whole else f"{type(error).__name__}: {error}"
-    return RunFileError(str(path), f"{what}: {shorten(visible(words), LONGEST_REASON)}")
+    return RunFileError(str(path), f"{what}: {visible(words[:LONGEST_REASON])}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -84,3 +92,16 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is too large")
     return number
+
+
+def visible(text: str) -> str:
+    r"""Return a text of one line in which nothing can steer a terminal.
+
+    Names come from programs, devices and files of strangers: line ends, escape sequences and marks
+    that turn the direction of writing are shown as what they are, such as ``\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
