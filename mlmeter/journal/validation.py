@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS
@@ -12,6 +12,13 @@ from mlmeter.energy.counters import Rows
 from mlmeter.energy.idle_power import IdlePower
 from mlmeter.measurement import Domain
 from mlmeter.recording import TOTAL, Recording
+
+# What lies outside is no hardware's, and would overflow where it is computed with.
+PERIODS_SECONDS = (1e-9, 1e9)
+FACTORS = (1e-18, 1e12)
+RATIOS = (1e-6, 1e6)
+MOST_WATTS = 1e12
+MOST_MODULUS = 1 << 64
 
 
 def checked(recording: Recording) -> Recording:
@@ -22,6 +29,7 @@ def checked(recording: Recording) -> Recording:
         TypeError: something is of another kind.
     """
     windows = recording.windows
+    _check_nesting(windows.ids, windows.parent_ids)
     for column, names in ((windows.labels, windows.label_table), (windows.threads, windows.thread_names)):
         if len(column) and not 0 <= min(column) <= max(column) < len(names):
             raise ValueError("a window has a label or thread that is not there")
@@ -72,7 +80,29 @@ def _check_all(kind: type | tuple[type, ...], *groups: Iterable[Any]) -> None:
 
 def _check_rows(domain: Domain, rows: Rows) -> None:
     """Raise ValueError if the readings of a domain do not fit each other."""
-    if not domain.update_period_seconds > 0:
-        raise ValueError(f"the update period of {domain.name} is {domain.update_period_seconds}")
-    if rows.period_seconds is not None and not rows.period_seconds > 0:
-        raise ValueError(f"the measured update period of {domain.name} is {rows.period_seconds}")
+    for name, value, least, most in (
+        ("update period", domain.update_period_seconds, *PERIODS_SECONDS),
+        ("measured update period", rows.period_seconds, *PERIODS_SECONDS),
+        ("averaging window", domain.averaging_window_seconds, 0.0, PERIODS_SECONDS[1]),
+        ("value of a count", domain.joules_per_count, *FACTORS),
+        ("value of a count", domain.watts_per_count, *FACTORS),
+        ("value of a count of power", domain.power_watts_per_count, *FACTORS),
+        ("largest power", domain.max_power_watts, 0.0, MOST_WATTS),
+        ("lower end of the interval", domain.interval_low_ratio, *RATIOS),
+        ("upper end of the interval", domain.interval_high_ratio, *RATIOS),
+        ("largest mean power", rows.largest_mean_watts, 0.0, MOST_WATTS),
+        ("modulus", domain.modulus, 1, MOST_MODULUS),
+        ("last reading", rows.last_ns, -MOST_MODULUS, MOST_MODULUS),
+        ("number of readings", rows.readings, 0, MOST_MODULUS),
+        ("number of resets", rows.resets, 0, MOST_MODULUS),
+    ):
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"the {name} of {domain.name} is {value}")
+
+
+def _check_nesting(ids: Sequence[int], parent_ids: Sequence[int]) -> None:
+    """Raise ValueError unless windows are numbered in order of opening, those inside after those around."""
+    if any(number >= following for number, following in pairwise(ids)):
+        raise ValueError("windows are not in order, or one is there twice")
+    if any(parent >= number for number, parent in zip(ids, parent_ids, strict=True)):
+        raise ValueError("a window is inside a later one")

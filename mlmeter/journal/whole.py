@@ -12,6 +12,7 @@ from mlmeter.errors import RunFileError
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import JournalFile, complete
+from mlmeter.journal.opening import refuse_traps
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
@@ -70,6 +71,7 @@ def mark_finished(recording: Recording, path: Path) -> None:
         RunFileError: it cannot be written, or somebody still writes it.
     """
     try:
+        refuse_traps(path)
         complete(path, last_entries(recording))
     except sqlite3.Error as error:
         raise RunFileError(str(path), f"cannot be finished: {error}") from error

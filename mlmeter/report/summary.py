@@ -170,13 +170,18 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
             # NaN, where the windows of this name have none of the unit, is not above 0.
             if record["domain"] != TOTAL or not count > 0:
                 continue
+            # Of floats, not of NumPy's numbers, which warn when a quotient overflows.
+            joules, low, high = (
+                float(record[column]) / float(count)
+                for column in ("energy_joules", "low_joules", "high_joules")
+            )
             rows.append(
                 (
                     shorten(name),
                     singular(unit),
                     f"{count:,.10g}",
-                    number(record["energy_joules"] / count) if record["resolved"] else "unresolved",
-                    interval(record["low_joules"] / count, record["high_joules"] / count),
+                    number(joules) if record["resolved"] else "unresolved",
+                    interval(low, high),
                 )
             )
     return rows
