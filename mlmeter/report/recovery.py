@@ -34,7 +34,7 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
     recording = read_journal(directory / JOURNAL)
     if not recording.run.finished:
         facts = {**recording.run.facts, "killed": True}
-        recording = replace(recording, run=replace(recording.run, finished=True, facts=facts))
+        recording = recording.with_run(replace(recording.run, finished=True, facts=facts))
         mark_finished(recording, directory / JOURNAL)
     if not (directory / MANIFEST).exists():
         write_run_directory(recording, directory, journalled=True)
