@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mlmeter
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL
 from mlmeter.journal.live_journal import LiveJournal
 from mlmeter.measurement import Domain, Reading
 from mlmeter.testing import FakeClock, fake_domain, fake_meter

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from mlmeter.journal.encoding import MOST_NUMBERS, Ends, Part, encode, merged
 
-JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
 _SCHEMA = """

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlmeter.errors import RunFileError
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import mark_finished
 from mlmeter.recording import Recording
