@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -48,6 +48,7 @@ def one_by_one(
     return energies, powers
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
