@@ -12,6 +12,7 @@ from typing import IO, Any
 from mlmeter.frame.table import Table
 from mlmeter.report.whole_files import writing
 
+ROWS_AT_A_TIME = 10_000
 # A spreadsheet would run a cell that starts so; an apostrophe makes it text again.
 EXECUTABLE_STARTS = ("=", "+", "-", "@")
 # Some drop these before they look at a cell, others take them for the end of one.
@@ -31,7 +32,19 @@ def write_table(table: Table, target: str | os.PathLike[str] | IO[str]) -> None:
     writer = csv.writer(target, lineterminator="\n")
     # Names of units are in the header, and these are the metered program's.
     writer.writerow(cells(table.columns))
-    writer.writerows(map(cells, table.rows()))
+    # Column by column is several times faster; in pieces, so that few texts are in memory at a time.
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        columns = (column[start : start + ROWS_AT_A_TIME] for column in table.columns.values())
+        writer.writerows(zip(*map(_texts, columns), strict=True))
+
+
+def _texts(column: Any) -> list[str]:
+    """Return the texts of a column's cells."""
+    values = column.tolist() if hasattr(column, "tolist") else column
+    if getattr(getattr(column, "dtype", None), "kind", "") == "f":
+        # NaN is the only number that differs from itself.
+        return [repr(value) if value == value else "" for value in values]
+    return [cell(value) for value in values]
 
 
 def cells(row: Iterable[Any]) -> list[str]:
