@@ -107,6 +107,7 @@ def run(
     A Python script runs in this process, so that its own windows and decorators land in the
     same session. Any other program is metered from outside. The exit code is the program's.
     """
+    from mlmeter.foreign_files import visible
     from mlmeter.meter import EnergyMeter
     from mlmeter.program import Program
     from mlmeter.report.text import path_text
@@ -137,9 +138,10 @@ def run(
         sys.exit(code)
     if not quiet:
         click.echo(f"\n{meter.session.summary()}\n", err=True)
-    if meter.run_directory is None:
-        click.echo(f"mlmeter run: the run was not written: {meter.write_error}", err=True)
-    elif not quiet:
+    if meter.write_error is not None:
+        what = "run" if meter.run_directory is None else "row of the run"
+        click.echo(f"mlmeter run: the {what} was not written: {visible(meter.write_error)}", err=True)
+    if meter.run_directory is not None and not quiet:
         click.echo(f"run directory: {path_text(meter.run_directory)}", err=True)
     if code == 0:
         _check_measured(meter.session.total(), required=require_measured)
@@ -321,7 +323,9 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
 @json_option
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
+    from mlmeter.foreign_files import visible
     from mlmeter.report.recovery import unfinished_runs
+    from mlmeter.report.text import path_text
     from mlmeter.session import recover as recover_session
 
     runs = unfinished_runs(run_path)
@@ -334,10 +338,10 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         try:
             session = recover_session(directory)
         except (MLMeterError, OSError) as error:
-            click.echo(f"mlmeter recover: {error}", err=True)
+            click.echo(f"mlmeter recover: {visible(str(error))}", err=True)
             failed = True
             continue
-        click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
+        click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:
         sys.exit(1)
 

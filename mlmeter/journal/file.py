@@ -79,6 +79,8 @@ class JournalFile:
                 self._connection.execute(table)
         except sqlite3.Error:
             self._connection.close()
+            # Nothing is in it, and it would be in the way of the next attempt.
+            path.unlink(missing_ok=True)
             raise
 
     @property

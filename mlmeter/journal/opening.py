@@ -18,7 +18,7 @@ from mlmeter.journal.file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 
 # Of one entry or batch, which are far smaller: who writes down a length must not get that memory.
 MOST_VALUE_BYTES = 1 << 26
-_LOGS = ("-wal", "-journal")
+LOGS = ("-wal", "-journal")
 # What a rollback log ends with that names a file for SQLite to remove: https://sqlite.org/fileformat.html
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 
@@ -65,7 +65,7 @@ def refuse_traps(path: Path) -> None:
         RunFileError: one of them is a trap.
         OSError: one cannot be read.
     """
-    for name in ("", *_LOGS):
+    for name in ("", *LOGS):
         file = path.with_name(f"{path.name}{name}")
         try:
             found = file.lstat()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from mlmeter.errors import RunFileError
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import JournalFile, complete
-from mlmeter.journal.opening import refuse_traps
+from mlmeter.journal.opening import LOGS, refuse_traps
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
@@ -49,18 +51,21 @@ def write_whole(recording: Recording, path: Path) -> None:
         OSError: the file cannot be written.
         sqlite3.Error: likewise.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".mlmeter-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         file = JournalFile(temporary)
         try:
             file.write([*last_entries(recording), *_name_entries(recording)], _parts(recording))
         finally:
             file.close()
+        # The log of the old file would be taken for one of the new.
+        for name in LOGS:
+            path.with_name(f"{path.name}{name}").unlink(missing_ok=True)
         temporary.replace(path)
     except BaseException:
-        for name in (temporary, temporary.with_name(f"{temporary.name}-wal")):
-            name.unlink(missing_ok=True)
+        for name in ("", *LOGS):
+            with contextlib.suppress(OSError):
+                temporary.with_name(f"{temporary.name}{name}").unlink()
         raise
 
 

@@ -15,7 +15,6 @@ from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
 from mlmeter.recording import TABLES, Recording
 from mlmeter.report.csv_tables import write_table
-from mlmeter.report.runs_file import RUNS, append_run
 from mlmeter.report.whole_files import replacing
 
 SCHEMA_VERSION = 1
@@ -87,21 +86,3 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
         "readings": JOURNAL,
     }
-
-
-def write_run(recording: Recording, output_dir: Path, *, journalled: bool = False) -> Path:
-    """Write the run's directory below `output_dir`, add its row to `runs.csv`, return the directory.
-
-    Args:
-        recording: the session.
-        output_dir: folder of runs.
-        journalled: the journal of the run holds all of it.
-
-    Raises:
-        OSError: a file cannot be written.
-        RunFileError: `runs.csv` stays locked.
-    """
-    directory = output_dir / recording.run.id
-    write_run_directory(recording, directory, journalled=journalled)
-    append_run(recording, output_dir / RUNS)
-    return directory

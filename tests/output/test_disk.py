@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +18,13 @@ import pytest
 
 import mlmeter
 from mlmeter.errors import NotWrittenWarning, RunFileError
+from mlmeter.journal import JOURNAL
 from mlmeter.meter import EnergyMeter
 from mlmeter.report import runs_file
 from mlmeter.report.runs_file import append_run
 from mlmeter.report.whole_files import replacing
 from mlmeter.session import Session
-from mlmeter.testing import FakeBackend, FakeClock, fake_meter
+from mlmeter.testing import FakeBackend, FakeClock, advance, fake_meter
 from tests.output.disks import Disk, disk_of, mounted, read_only
 from tests.soak.runs_file import soak
 
@@ -74,6 +76,95 @@ def test_full_disk_loses_the_files_and_not_the_run(disk: Disk, clock: FakeClock)
         clock.advance(1)
     assert meter.run_directory is not None
     assert mlmeter.load(meter.run_directory).total() == meter.session.total()
+
+
+def test_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    """What is read meanwhile is in memory, and in the journal as soon as there is room."""
+    with disk_of("small tmpfs", tmp_path / "disk") as disk:
+        meter = meter_into(disk.folder / "runs", clock)
+        with meter:
+            advance(meter, 2)
+            (journal,) = disk.folder.glob(f"runs/*/{JOURNAL}")
+            with disk.full():
+                for number in range(3_000):
+                    with meter.window(f"meanwhile {number}"):
+                        clock.advance(0.01)
+                advance(meter, 2)
+                told = meter.session.records("events")
+            advance(meter, 600)
+            # As if the program were killed now: SQLite's own log is part of it.
+            copy = tmp_path / "killed"
+            shutil.copytree(journal.parent, copy)
+        assert any("cannot be written" in event["message"] for event in told)
+        names = {row["name"] for row in mlmeter.load(copy).records("windows")}
+        assert {f"meanwhile {number}" for number in range(3_000)} <= names
+
+
+@pytest.mark.parametrize("begins", ["full", "with room"])
+def test_disk_that_is_full_until_the_end_is_told_in_the_session(
+    tmp_path: Path, clock: FakeClock, begins: str
+) -> None:
+    """The run is in memory with an event that says why there are no files; there is no traceback."""
+    with disk_of("small tmpfs", tmp_path / "disk") as disk, contextlib.ExitStack() as stack:
+        meter = meter_into(disk.folder / "runs", clock)
+        if begins == "full":
+            stack.enter_context(disk.full())
+        with meter:
+            advance(meter, 5)
+            if begins == "with room":
+                stack.enter_context(disk.full())
+            with meter.window("last", samples=1):
+                advance(meter, 5)
+            with pytest.warns(NotWrittenWarning, match=r"disk is full|No space left"):
+                meter.stop()
+        assert meter.session.total().energy_joules == pytest.approx(1000, rel=1e-3)
+        assert "last" in {row["name"] for row in meter.session.records("windows")}
+        last = meter.session.records("events")[-1]
+        assert (last["kind"], "could not be written" in last["message"]) == ("journal", True)
+        stack.close()
+        # There is room again: the session that is in memory can still be saved, also where it was to be.
+        for folder in (tmp_path / "elsewhere", disk.folder / "runs" / meter.session.id):
+            assert mlmeter.load(meter.session.save(folder)).total() == meter.session.total()
+
+
+def test_log_of_an_older_journal_does_not_change_a_new_one(session: Session, tmp_path: Path) -> None:
+    """A log that could not be tidied up on a full disk belongs to the file that is replaced."""
+    folder = session.save(tmp_path / "run")
+    connection = sqlite3.connect(folder / JOURNAL)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("DELETE FROM entries")
+    connection.commit()
+    for name in (JOURNAL, f"{JOURNAL}-wal"):
+        shutil.copy(folder / name, tmp_path / name)
+    connection.close()
+    for name in (JOURNAL, f"{JOURNAL}-wal"):
+        shutil.copy(tmp_path / name, folder / name)
+    session.save(folder)
+    assert {path.name for path in folder.glob(f"{JOURNAL}*")} == {JOURNAL}
+    assert mlmeter.load(folder).total() == session.total()
+
+
+def test_row_that_is_missing_is_told_and_the_run_is_there(
+    tmp_path: Path, clock: FakeClock, victim: Path
+) -> None:
+    """Only its row in runs.csv could not be written."""
+    output_dir = tmp_path / "runs"
+    output_dir.mkdir()
+    (output_dir / "runs.csv").symlink_to(victim)
+    meter = meter_into(output_dir, clock)
+    with pytest.warns(NotWrittenWarning, match="the row in runs.csv of the run"):
+        with meter:
+            clock.advance(1)
+    assert meter.run_directory is not None
+    assert mlmeter.load(meter.run_directory).total() == meter.session.total()
+    assert victim.read_text() == "precious"
+
+
+def test_ids_of_runs_differ_also_in_containers(clock: FakeClock) -> None:
+    """Programs of one name and one process number that start in the same second."""
+    from mlmeter.live import _run_id
+
+    assert len({_run_id("train", 0).rsplit("-", 1)[1] for _ in range(50)}) > 45
 
 
 def test_row_that_does_not_fit_is_not_there(session: Session, disk: Disk) -> None:
