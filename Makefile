@@ -14,7 +14,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage soak-runs-file lint format types layers docs bench-overhead bench-accuracy bench-plots \
+.PHONY: help demo test coverage soak-runs-file fuzz lint format types layers docs bench-overhead bench-accuracy bench-plots \
   bench-resolving bench-estimate bench-peers gpu-experiments build clean
 
 help:  ## show this list
@@ -33,6 +33,9 @@ coverage: $(READY)-test  ## run the tests and report branch coverage
 
 soak-runs-file: $(READY)-test  ## let 8 processes append 100 sessions each to one runs.csv, and kill others
 	@PYTHONPATH=. $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
+
+fuzz: $(READY)-fuzz  ## read made-up journals, baselines and tables for ten minutes; needs a wheel of atheris
+	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_files.py $(or $(FUZZ_ARGS),-max_total_time=600)
 
 lint: $(READY)-lint  ## check style and formatting
 	@$(BIN)/ruff check .
@@ -111,6 +114,11 @@ EXTRAS_lint := demo,lint
 $(READY)-plots: | $(READY)-demo
 	@echo "installing matplotlib into $(VENV)"
 	@$(PIP_INSTALL) 'matplotlib>=3.8'
+	@touch $@
+# For some versions of Python only.
+$(READY)-fuzz: | $(READY)-test
+	@echo "installing atheris into $(VENV)"
+	@$(PIP_INSTALL) --only-binary :all: 'atheris>=3.0'
 	@touch $@
 $(READY)-build: | $(READY)
 	@echo "installing build into $(VENV)"
