@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def python_step(size: int) -> Step:
 
     def step() -> Counter[tuple[str, str]]:
         pairs: Counter[tuple[str, str]] = Counter()
-        for left, right in zip(words, words[1:], strict=False):
+        for left, right in pairwise(words):
             if left != right:
                 pairs[left, right] += 1
         return pairs

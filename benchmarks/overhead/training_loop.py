@@ -1,6 +1,6 @@
 """What metering costs a training loop: blocks with and without the meter, in one process.
 
-    python benchmarks/overhead/training_loop.py [--quick] [--output benchmarks/results/training_loop.md]
+    make bench-load [BENCH_ARGS="--quick --output benchmarks/results/training_loop.md"]
 
 Steps of 10 ms, each in a window, within windows of epochs, on a live powercap tree of known energy
 and a GPU counter that is refreshed every 100 ms. A block lasts a second or more; a session is
@@ -19,17 +19,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-# Before NumPy: threads of BLAS would leave the meter no processor on a small machine.
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT))
 
 import numpy as np
 from paired_blocks import Estimate, Round, estimate, pooled, rounds_needed
@@ -43,11 +37,13 @@ from mlmeter.sampling.sampler import shared_sampler
 from mlmeter.testing import fake_domain
 from tests.backends.powercap_tree import LivePowercapTree
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 STEP_SECONDS = 0.01
 STEPS_PER_EPOCH = 50
 EPOCHS = 3
 WARM_UP_STEPS = 30
 FIRST_ROUNDS, QUICK_ROUNDS = 10, 2
+LONGEST_LEARNING_SECONDS = 180.0
 HALF_WIDTH_PERCENT = 0.5
 LARGEST_PERCENT, LARGEST_HIGH_PERCENT = 0.5, 1.0
 ZONE_WATTS = {"package-0": 80.0, "core-0": 60.0, "dram-0": 6.0}
@@ -190,10 +186,18 @@ def one_round(benches: list[Bench], metered: Metering, order: random.Random) -> 
         blocks: dict[str, Spent] = {}
         for arm in order.sample(ARMS, len(ARMS)):
             is_metered = arm == "metered"
-            blocks[arm] = (
-                metered.block(bench.step, bench.sampling) if is_metered else bare_block(bench.step)
-            )
+            blocks[arm] = metered.block(bench.step, bench.sampling) if is_metered else bare_block(bench.step)
         bench.rounds.append(blocks)
+
+
+def let_it_learn(benches: list[Bench], metered: Metering, *, fully: bool) -> None:
+    """Meter until the process has spent what it may spend on its first looks at counters."""
+    begin = time.monotonic()
+    for bench in benches:
+        metered.block(bench.step, Sampling())
+    while fully and shared_sampler().learning and time.monotonic() - begin < LONGEST_LEARNING_SECONDS:
+        note(f"learning, {time.monotonic() - begin:.0f} s")
+        metered.block(benches[0].step, Sampling())
 
 
 def measure(
@@ -229,9 +233,7 @@ def cell(found: Estimate) -> str:
 
 def rows(benches: list[Bench]) -> Iterator[tuple[str, list[Estimate]]]:
     """Yield what is in each line of the table: wall and CPU time, metered and control."""
-    columns = [
-        (clock, kind) for clock in ("wall_seconds", "cpu_seconds") for kind in ("effect", "control")
-    ]
+    columns = [(clock, kind) for clock in ("wall_seconds", "cpu_seconds") for kind in ("effect", "control")]
     for bench in benches:
         yield bench.name, [estimate(bench.effects(*column)) for column in columns]
     if len(benches) > 1:
@@ -307,16 +309,19 @@ def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
     count = len(benches[0].rounds)
     steps = EPOCHS * STEPS_PER_EPOCH
     short = "" if count >= needed else f" {needed} would be needed for {HALF_WIDTH_PERCENT} %."
+    method = (
+        f"{count} rounds of three blocks per load, one metered and two not, in random order; a block is "
+        f"{EPOCHS} epochs, {steps} steps.{short} Means of log ratios within rounds with Student's 95 % "
+        "intervals. CPU time is that of all threads of the process; lag-1 is the autocorrelation of the "
+        "rounds' slowdowns."
+    )
     return "\n".join(
         [
             "# What metering costs a training loop",
             "",
             f"{machine(seed)} {condition}",
             "",
-            f"{count} rounds of three blocks per load, one metered and two not, in random order; a block is "
-            f"{EPOCHS} epochs, {steps} steps.{short} Means of log ratios within rounds with Student's 95 % "
-            "intervals. CPU time is that of all threads of the process; lag-1 is the autocorrelation of "
-            "the rounds' slowdowns.",
+            method,
             "",
             *table(benches),
             "",
@@ -347,14 +352,15 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     arguments = parse()
+    if os.environ.get(BLAS_THREADS) != "1":
+        # Threads of BLAS would leave the meter no processor on a small machine.
+        sys.exit(f"set {BLAS_THREADS}=1 before the start, as `make bench-load` does")
     warnings.simplefilter("ignore")
     seed = random.SystemRandom().randrange(1_000_000)
     load, stolen, begin = os.getloadavg()[0], stolen_ticks(), time.monotonic()
     benches = [Bench(name, *sized(LOADS[name], STEP_SECONDS)) for name in arguments.loads.split(",")]
     with metering() as metered:
-        # The first session of a process learns the periods of the counters.
-        for bench in benches:
-            metered.block(bench.step, Sampling())
+        let_it_learn(benches, metered, fully=not arguments.quick)
         needed = measure(benches, metered, random.Random(seed), arguments)
     note("")
     text = report(benches, needed, seed, conditions(load, stolen, begin))
