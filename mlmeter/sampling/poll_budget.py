@@ -14,10 +14,9 @@ CPU_SAVED_NS = 3_000_000
 # it and, on hyper-threads, a part of its core.
 FIRST_LOOKS_NS = 900_000_000
 LATER_CPU_RATIO = 0.002
-# Where the thread mostly wakes so much too late, because the program holds the interpreter or all
-# processors are busy, no look hits its instant, and each takes the interpreter from the program: then
-# a small share has to do.
-CROWDED_NS = 2_000_000
+# Where the thread mostly wakes so much too late, no look hits its instant, and each takes the interpreter
+# from the program: then a small share has to do. Python lets go of the interpreter after 5 ms when asked.
+CROWDED_NS = 4_000_000
 CROWDED_CPU_RATIO = 0.001
 # Once: learning the period of a counter takes a row of polls without rests.
 FIRST_SAVED_NS = 40_000_000
