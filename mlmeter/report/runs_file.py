@@ -82,6 +82,23 @@ def append_run(recording: Recording, path: Path) -> None:
         lock.release()
 
 
+def sessions(path: Path) -> set[str]:
+    """Return the runs that the file has rows of; none if it is not there.
+
+    Raises:
+        OSError: the file cannot be read.
+        RunFileError: it is something else.
+    """
+    try:
+        with _opened(path, os.O_RDONLY) as raw:
+            rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""))
+            return {row[0] for row in rows if row}
+    except FileNotFoundError:
+        return set()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunFileError(str(path), f"is no CSV file in UTF-8: {error}") from error
+
+
 def _header_of(path: Path) -> list[str] | None:
     """Return the columns of the file; None if it is not there or empty."""
     try:
