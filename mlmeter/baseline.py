@@ -159,7 +159,7 @@ def store(baseline: Baseline, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from mlmeter.report.whole_files import replacing
+    from mlmeter.whole_files import replacing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

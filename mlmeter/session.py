@@ -167,7 +167,7 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
-        from mlmeter.report.whole_files import writing
+        from mlmeter.whole_files import writing
 
         tables = {
             name: [_plain(record) for record in self._table(name).records()]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import JournalFile, complete
 from mlmeter.journal.opening import LOGS, refuse_traps
+from mlmeter.whole_files import name_beside, put_in_place
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
@@ -51,7 +50,7 @@ def write_whole(recording: Recording, path: Path) -> None:
         OSError: the file cannot be written.
         sqlite3.Error: likewise.
     """
-    temporary = path.with_name(f".mlmeter-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    temporary = name_beside(path)
     try:
         file = JournalFile(temporary)
         try:
@@ -61,7 +60,7 @@ def write_whole(recording: Recording, path: Path) -> None:
         # The log of the old file would be taken for one of the new.
         for name in LOGS:
             path.with_name(f"{path.name}{name}").unlink(missing_ok=True)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except BaseException:
         for name in ("", *LOGS):
             with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlmeter.frame.table import Table
-from mlmeter.report.whole_files import writing
+from mlmeter.whole_files import writing
 
 ROWS_AT_A_TIME = 10_000
 # A spreadsheet would run a cell that starts so; an apostrophe makes it text again.

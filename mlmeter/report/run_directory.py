@@ -15,7 +15,7 @@ from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
 from mlmeter.recording import TABLES, Recording
 from mlmeter.report.csv_tables import write_table
-from mlmeter.report.whole_files import replacing
+from mlmeter.whole_files import replacing
 
 SCHEMA_VERSION = 1
 MANIFEST = "session.json"

@@ -15,7 +15,7 @@ from mlmeter.errors import RunFileError
 from mlmeter.measurement import COUNTED_KINDS
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.csv_tables import cells
-from mlmeter.report.whole_files import replacing
+from mlmeter.whole_files import replacing
 
 RUNS = "runs.csv"
 LOCK_TIMEOUT_SECONDS = 10.0

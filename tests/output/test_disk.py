@@ -22,9 +22,9 @@ from mlmeter.journal import JOURNAL
 from mlmeter.meter import EnergyMeter
 from mlmeter.report import runs_file
 from mlmeter.report.runs_file import append_run
-from mlmeter.report.whole_files import replacing
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_meter
+from mlmeter.whole_files import replacing
 from tests.output.disks import Disk, disk_of, mounted, read_only
 from tests.soak.runs_file import soak
 

@@ -41,18 +41,16 @@ def replacing(path: Path, mode: str = "w", *, durable: bool = False) -> Iterator
     Raises:
         OSError: it cannot be written; `path` is as it was.
     """
-    # A name that nobody can foresee and, being new, no link.
-    temporary = path.with_name(f".mlmeter-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    temporary = name_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(temporary, flags, 0o666)
     try:
         with open(descriptor, mode, **_text(mode)) as file:  # noqa: PTH123  # of a descriptor
-            written = os.fstat(descriptor)
             yield file
             if durable:
                 file.flush()
                 os.fsync(descriptor)
-        _rename(temporary, path, written)
+        put_in_place(temporary, path)
     except BaseException:
         # A disk that failed once fails again: the first reason is the one to tell.
         with contextlib.suppress(OSError):
@@ -60,12 +58,21 @@ def replacing(path: Path, mode: str = "w", *, durable: bool = False) -> Iterator
         raise
 
 
-def _rename(temporary: Path, path: Path, written: os.stat_result) -> None:
-    """Put the file in its place.
+def name_beside(path: Path) -> Path:
+    """Return a name in the same folder for a new file that nobody can foresee."""
+    return path.with_name(f".mlmeter-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file that has been written, in place of whatever stands at `path`.
 
     A file server that was asked twice, because its first answer got lost, says that there is nothing
     to rename any more.
+
+    Raises:
+        OSError: that failed.
     """
+    written = temporary.lstat()
     try:
         os.replace(temporary, path)  # noqa: PTH105  # as the system calls it
     except FileNotFoundError:
