@@ -14,7 +14,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-accuracy bench-plots \
   bench-resolving bench-estimate bench-peers gpu-experiments build clean
 
 help:  ## show this list
@@ -51,6 +51,9 @@ docs: $(READY)-docs  ## build the documentation into build/docs; a warning is an
 
 bench-overhead: $(READY)-demo  ## measure what metering costs the metered program
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
+
+bench-edges: $(READY)-test  ## measure entering and leaving windows while backends are slow, hang or fail
+	@$(BIN)/python benchmarks/overhead/edges.py $(BENCH_ARGS)
 
 bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)

@@ -57,14 +57,19 @@ class EdgeReads:
         self._next_ns = 0 if self.sources else NEVER_NS
 
     def edge(self) -> None:
-        """Read the counters on the caller's thread, at most once per update period."""
+        """Read the counters on the caller's thread, at most once per update period; never wait for one."""
         now = self._now_ns()
         if now < self._next_ns:
             return
         self._next_ns = now + self._interval_ns
+        # Where the sampler's thread has to do the reading, it looks after the edge, too.
+        worth_a_look = False
         for source in self.sources:
-            self._read_at_edge(source)
-        if self._budget.saved_ns > 0:
+            permit = source.edge_permit
+            if permit.open:
+                self._read_at_edge(source)
+            worth_a_look = worth_a_look or permit.open or permit.fast
+        if worth_a_look and self._budget.saved_ns > 0:
             self._edge_ns = now
             self._wake.set()
 
@@ -84,7 +89,8 @@ class EdgeReads:
         if self._budget.saved_ns < LOCATE_CPU_NEEDED_NS:
             self._clock.wait(waiter, (horizon_ns - self._now_ns()) * 1e-9)
         for source in self.sources:
-            self._read_until_refreshed(source, horizon_ns, waiter)
+            if source.edge_permit.open or source.edge_permit.fast:
+                self._read_until_refreshed(source, horizon_ns, waiter)
         used_ns = time.thread_time_ns() - started_ns
         self._budget.spend(used_ns)
         return used_ns
