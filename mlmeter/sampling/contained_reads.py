@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from mlmeter.clock import Clock
 from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.errands import came_back, is_the_users
+from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, Source
 
 LAST_RETRY_SECONDS = 60.0
+# As a rule no thread waits longer for the interpreter's lock. What takes longer waits for something else.
+LONGEST_WANT_NS = 10_000_000
 _LARGEST_COUNT = 2**63 - 1
 _REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
 
@@ -63,10 +66,17 @@ class ContainedReads:
             source.gate.release()
 
     def at_edge(self, source: Source) -> None:
-        """Read a cheap source on a thread of the metered program, at the least cost, unless that may wait."""
-        if source.hanging or source.failing or not source.gate.acquire(blocking=False):
+        """Read a cheap source on a thread of the metered program, at the least cost, unless that may wait.
+
+        A thread of ours that is at it and has waited a moment for the interpreter's lock, which this
+        thread has, is no reason to leave out an edge.
+        """
+        if source.hanging or source.failing:
             return
-        thread, begin_ns = threading.get_ident(), self._now_ns()
+        held, begin_ns = source.gate.acquire(blocking=False), self._now_ns()
+        if not held and begin_ns - source.reading_ns >= LONGEST_WANT_NS:
+            return
+        thread = threading.get_ident()
         try:
             self._under_way[thread] = source, begin_ns
             self._queue.append((source, self._plain(source)))
@@ -74,8 +84,9 @@ class ContainedReads:
             source.note(source.edge_permit.took_at_edge(end_ns - begin_ns, end_ns), end_ns)
         finally:
             self._under_way.pop(thread, None)
-            source.hanging = False
-            source.gate.release()
+            if held:
+                source.hanging = False
+                source.gate.release()
         self.reads += 1
 
     def _plain(self, source: Source) -> Items:
@@ -165,6 +176,7 @@ class ContainedReads:
         """Read and put the result into the queue; a failed backend is asked again later and later."""
         thread, started_ns = threading.get_ident(), self._now_ns()
         self._under_way[thread] = source, started_ns
+        source.reading_ns = started_ns
         result: Items
         try:
             result = self._sound(source, source.backend.read())
@@ -179,6 +191,7 @@ class ContainedReads:
         finally:
             self._under_way.pop(thread, None)
             source.hanging = False
+            source.reading_ns = -NEVER_NS
         self.reads += 1
         ended_ns = self._now_ns()
         source.timed(ended_ns - started_ns, ended_ns, self.period_ns)

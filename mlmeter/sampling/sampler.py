@@ -320,7 +320,7 @@ class Sampler:
         started_ns = time.thread_time_ns()
         poll_ns = self._next_poll_ns()
         until_ns = min(deadline_ns, poll_ns)
-        woken = self.clock.wait(self._wake, (until_ns - self._now_ns()) * 1e-9)
+        woken = self._edges.rest(self._wake, (until_ns - self._now_ns()) * 1e-9)
         if self._generation != generation:
             return
         self._wake.clear()

@@ -42,6 +42,7 @@ class Source:
         blocking: a read may take long, so it is read on a thread of its own.
         ordered: its readings come in order of time.
         gate: held by the thread that reads it.
+        reading_ns: since when a thread of ours has been reading it; long ago if none is.
         hanging: a read has not come back: it is left alone until then.
         last_ns: time of the newest reading of each domain.
         stuck: methods of the backend that have not come back once.
@@ -55,6 +56,7 @@ class Source:
     ordered: bool = True
     edge_permit: EdgePermit = field(default_factory=EdgePermit)
     gate: threading.Lock = field(default_factory=threading.Lock)
+    reading_ns: int = -NEVER_NS
     hanging: bool = False
     last_ns: dict[int, int] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)

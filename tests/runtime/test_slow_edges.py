@@ -11,8 +11,11 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Failure, Reading
+from mlmeter.sampling.contained_reads import LONGEST_WANT_NS
 from mlmeter.sampling.edge_permit import EDGE_LIMIT_NS, LONG_NS, SLOW_NS, EdgePermit
+from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
+from mlmeter.sampling.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, fake_domain, fake_meter
 
 LONG_SECONDS = 60
@@ -219,6 +222,79 @@ def test_windows_without_edge_reads_have_honest_intervals(clock: FakeClock) -> N
     assert windows["resolved"].iloc[-90:].mean() < 0.1
 
 
+# -- the interpreter's lock ----------------------------------------------------------------------
+
+
+def subscribed(backend: Delayed) -> tuple[Sampler, Source]:
+    """Return a sampler that reads the backend at edges, and its source."""
+    sampler, source = Sampler(backend.clock, threaded=False), Source.of(backend, backend.open())
+    sampler.subscribe([source])
+    return sampler, source
+
+
+def read_at_edge(sampler: Sampler, backend: Delayed) -> bool:
+    """Whether an edge reads the backend now."""
+    reads = backend.reads
+    sampler.edge()
+    return backend.reads > reads
+
+
+def test_edges_close_together_yield_to_a_thread_that_waits_for_the_interpreter(clock: FakeClock) -> None:
+    """A read would hand it over in the middle of an edge; the first edge after a pause is read."""
+    backend = Delayed(clock)
+    sampler, _ = subscribed(backend)
+    clock.advance(0.1)
+    sampler._budget.saved_ns = 0
+    sampler._edges._wanted_ns = clock.now_ns()
+    found = []
+    for _ in range(10):
+        found.append(read_at_edge(sampler, backend))
+        clock.advance(0.0015)
+    # After 10 ms it is waiting for something else.
+    assert found == [True, *[False] * 6, True, True, True]
+
+
+def test_edge_is_read_although_our_thread_is_about_to_read(clock: FakeClock) -> None:
+    """For 10 ms that thread may only be waiting for the interpreter's lock; then its read may hang."""
+    backend = Delayed(clock)
+    sampler, source = subscribed(backend)
+    clock.advance(0.1)
+    with source.gate:
+        source.reading_ns = clock.now_ns()
+        clock.advance(0.005)
+        assert read_at_edge(sampler, backend)
+        clock.advance(0.005)
+        assert not read_at_edge(sampler, backend)
+    source.reading_ns = -NEVER_NS
+    clock.advance(0.005)
+    assert read_at_edge(sampler, backend)
+    assert source.gate.acquire(blocking=False)
+
+
+def test_looks_that_come_late_are_asked_for_less_often(clock: FakeClock) -> None:
+    """A program that keeps the interpreter makes them useless where windows are close together."""
+    backend = Delayed(clock)
+    sampler, _ = subscribed(backend)
+
+    def looks(seconds: float, step_seconds: float, late_seconds: float) -> int:
+        asked, until_ns = 0, clock.now_ns() + round(seconds * 1e9)
+        while clock.now_ns() < until_ns:
+            clock.advance(step_seconds)
+            sampler._budget.saved_ns = 500_000
+            sampler.edge()
+            if sampler._wake.is_set():
+                sampler._wake.clear()
+                asked += 1
+                clock.advance(late_seconds)
+                sampler.locate()
+        return asked
+
+    assert looks(2.0, 0.0008, 0.001) <= 12
+    assert looks(2.0, 0.02, 0.001) >= 80
+    assert looks(2.0, 0.02, 0.0) >= 80
+    assert looks(2.0, 0.0008, 0.0) >= 100
+
+
 # -- the rule by itself ------------------------------------------------------------------------
 
 
@@ -307,13 +383,14 @@ def sampler() -> Iterator[Sampler]:
 
 
 def test_windows_leave_a_source_alone_that_the_sampler_waits_for(sampler: Sampler) -> None:
-    """From the first instant of the hang on, not only once it is known to hang."""
+    """After 10 ms, as long as a thread may wait for the interpreter, not only once it is known to hang."""
     backend = Hanging()
     with EnergyMeter(backends=[backend], sampler=sampler, period_seconds=0.01) as meter:
         wait_until(lambda: len(backend.threads) > 100)
         backend.hang.set()
         assert backend.hangs.wait(LONG_SECONDS)
-        reads = len(backend.threads)
+        reads, source = len(backend.threads), meter.recorder._sources[0]
+        wait_until(lambda: time.perf_counter_ns() - source.reading_ns > LONGEST_WANT_NS)
         for _ in range(1000):
             with meter.window("step"):
                 pass
