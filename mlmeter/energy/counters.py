@@ -171,10 +171,10 @@ class CounterRows:
                 earliest = rows.before_ns[row - 1] if row else before - self._longest_period_ns
                 rows.rewrite_after(row, min(after, max(earliest, before - self._longest_period_ns)))
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            **self.columns.since(0)._asdict(),
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
             last_ns=self._last.end_ns if self._last is not None else None,
             readings=self.readings,

@@ -72,10 +72,10 @@ class GaugeRows:
     def cross_check(self) -> None:
         """Nothing: there is no counter to compare the power with."""
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            **self.columns.since(0)._asdict(),
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
             last_ns=self._last_ns,
             readings=self.readings,
