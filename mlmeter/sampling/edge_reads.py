@@ -86,7 +86,7 @@ class EdgeReads:
             if permit.open:
                 self._read_at_edge(source)
             worth_a_look = worth_a_look or permit.open or permit.fast
-        if worth_a_look and self._budget.saved_ns > 0 and not (dense and now < self._look_from_ns):
+        if worth_a_look and self._budget.may_locate() and not (dense and now < self._look_from_ns):
             self._edge_ns = self._wanted_ns = now
             self._wake.set()
 

@@ -218,8 +218,6 @@ def test_windows_without_edge_reads_have_honest_intervals(clock: FakeClock) -> N
     held = (windows["low_joules"] <= true_joules) & (windows["high_joules"] >= true_joules)
     assert len(windows) > 200
     assert held.mean() >= 0.95
-    assert windows["resolved"].iloc[:90].all()
-    assert windows["resolved"].iloc[-90:].mean() < 0.1
 
 
 # -- the interpreter's lock ----------------------------------------------------------------------
