@@ -6,12 +6,16 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mlmeter.errors import RunFileError
 
 LONGEST_REASON = 300
+# What values of another kind make code raise that expects certain ones.
+MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
 def read_object(path: Path, most_bytes: int) -> dict[str, Any]:
@@ -68,10 +72,26 @@ def damaged(path: Path, what: str, error: Exception) -> RunFileError:
     """Return the error that says what is wrong with a file, in words that are safe to print."""
     if isinstance(error, RunFileError):
         return error
+    return RunFileError(str(path), f"{what}: {visible(_words(error)[:LONGEST_REASON])}")
+
+
+@contextmanager
+def place(name: str) -> Iterator[None]:
+    """Name the place in a file where something does not fit.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        yield
+    except MISFITS as error:
+        raise ValueError(f"{name}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
     # What these say is a sentence; of others, such as KeyError, it is only the half.
     whole = type(error) in (ValueError, json.JSONDecodeError, UnicodeDecodeError)
-    words = str(error) if whole else f"{type(error).__name__}: {error}"
-    return RunFileError(str(path), f"{what}: {visible(words[:LONGEST_REASON])}")
+    return str(error) if whole else f"{type(error).__name__}: {error}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from mlmeter.foreign_files import damaged, json_value
+from mlmeter.foreign_files import MISFITS, damaged, json_value, place
 from mlmeter.journal.encoding import Decoder
 from mlmeter.journal.opening import opened, unreadable
 from mlmeter.journal.rebuilding import rebuilt
@@ -21,8 +21,6 @@ from mlmeter.recording import Recording
 MOST_NUMBERS = 500_000_000
 MOST_ENTRIES = 5_000_000
 MOST_JSON_BYTES = 64_000_000
-# What a file that does not fit makes the code below raise.
-_MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError)
 
 Entries = dict[str, dict[int, Any]]
 
@@ -43,7 +41,7 @@ def read_journal(path: Path) -> Recording:
             return checked(rebuilt(entries, columns))
         except sqlite3.Error as error:
             raise unreadable(path, error) from error
-        except _MISFITS as error:
+        except (*MISFITS, MemoryError) as error:
             raise damaged(path, "is damaged", error) from error
 
 
@@ -61,10 +59,8 @@ def _entries(connection: sqlite3.Connection) -> Entries:
         size += len(text)
         if count >= MOST_ENTRIES or size > MOST_JSON_BYTES:
             raise ValueError("it has more entries than this mlmeter reads")
-        try:
+        with place(f"entry {kind} {number} is no JSON"):
             found.setdefault(kind, {})[number] = json_value(text)
-        except ValueError as error:
-            raise ValueError(f"entry {kind} {number} is no JSON: {error}") from error
     return found
 
 
@@ -74,9 +70,7 @@ def _read_batches(connection: sqlite3.Connection, decoder: Decoder) -> None:
         if before is not None and number <= before:
             raise ValueError(f"batch {number} comes after batch {before}")
         before = number
-        try:
+        with place(f"batch {number}"):
             total += decoder.take(blob)
-        except _MISFITS as error:
-            raise ValueError(f"batch {number}: {error}") from error
         if total > MOST_NUMBERS:
             raise ValueError(f"it has more than {MOST_NUMBERS} numbers")

@@ -10,6 +10,7 @@ from typing import Any
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.idle_power import IdlePower
+from mlmeter.foreign_files import place
 from mlmeter.measurement import Domain
 from mlmeter.recording import TOTAL, Recording
 
@@ -36,8 +37,9 @@ def checked(recording: Recording) -> Recording:
     for columns in (SPAN_COLUMNS, REFERENCE_COLUMNS):
         if len({len(getattr(recording.device, name)) for name in columns}) > 1:
             raise ValueError("columns of devices differ in length")
-    for domain, rows in recording.domains:
-        _check_rows(domain, rows)
+    for number, (domain, rows) in enumerate(recording.domains):
+        with place(f"entry domain {number}"):
+            _check_rows(domain, rows)
     _check_kinds(recording)
     # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
     recording.resolution.total(TOTAL)
@@ -48,34 +50,29 @@ def _check_kinds(recording: Recording) -> None:
     """Raise TypeError or ValueError if something that tables show is no text or number."""
     run, windows, events = recording.run, recording.windows, recording.events
     domains = [domain for domain, _ in recording.domains]
-    _check_all(
-        str,
-        (run.id, run.name, run.base_phase),
-        (domain.name for domain in domains),
-        *windows.label_table,
-        *((event.kind, event.message) for event in events),
-        (uses.reason or "" for uses in (recording.process.gpus.values() if recording.process else ())),
-    )
-    _check_all(
-        (int, float),
-        (event.time_seconds for event in events),
-        *((domain.interval_low_ratio, domain.interval_high_ratio) for domain in domains),
-    )
-    _check_all(int, (run.start_ns, run.end_ns))
-    _check_all(dict, [run.facts])
+    _check_all("run", str, (run.id, run.name, run.base_phase))
+    _check_all("domain", str, (domain.name for domain in domains))
+    _check_all("label", str, *windows.label_table)
+    _check_all("event", str, *((event.kind, event.message) for event in events))
+    reasons = (uses.reason or "" for uses in (recording.process.gpus.values() if recording.process else ()))
+    _check_all("process", str, reasons)
+    _check_all("event", (int, float), (event.time_seconds for event in events))
+    _check_all("run", int, (run.start_ns, run.end_ns))
+    _check_all("run", dict, [run.facts])
     if run.end_ns < run.start_ns:
         raise ValueError("the run ends before it begins")
     # Its watts are checked when they are taken from the facts.
-    _check_all(IdlePower, run.idle_powers.values())
+    with place("baseline of the run"):
+        _check_all("baseline", IdlePower, run.idle_powers.values())
 
 
-def _check_all(kind: type | tuple[type, ...], *groups: Iterable[Any]) -> None:
+def _check_all(entry: str, kind: type | tuple[type, ...], *groups: Iterable[Any]) -> None:
     """Raise TypeError if one of the values is of another kind; ValueError or OverflowError if not finite."""
     for value in chain.from_iterable(groups):
         if not isinstance(value, kind):
-            raise TypeError(f"{value!r} is of the wrong kind")
+            raise TypeError(f"entry {entry}: {value!r} is of the wrong kind")
         if isinstance(value, (int, float)) and not math.isfinite(value):
-            raise ValueError(f"{value!r} is not finite")
+            raise ValueError(f"entry {entry}: {value!r} is not finite")
 
 
 def _check_rows(domain: Domain, rows: Rows) -> None:

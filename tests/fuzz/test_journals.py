@@ -115,6 +115,30 @@ def test_changed_bytes_are_read_or_told(good: Path, work: Path, data: st.DataObj
     read_all(work)
 
 
+@pytest.mark.parametrize(
+    ("entry", "key", "value", "words"),
+    [
+        ("domain 1", "update_period_seconds", "x", "entry domain 1"),
+        ("domain 2", "provenance", "guessed", "entry domain 2"),
+        ("domain 0", "joules_per_count", 1e300, "entry domain 0: the value of a count"),
+        ("run 0", "start_ns", None, "entry run"),
+        ("event 0", "kind", 5, "entry event"),
+        ("label 0", 0, [], "entry label"),
+    ],
+)
+def test_place_in_the_file_is_told(
+    good: Path, content: Content, work: Path, entry: str, key: str | int, value: object, words: str
+) -> None:
+    """The error names the file, and the entry of the journal that does not fit."""
+    kind, number = entry.split()
+    entries = [
+        (*item[:2], replaced(item[2], (key,), value) if item[:2] == (kind, int(number)) else item[2])
+        for item in content.entries
+    ]
+    Content(entries, content.batches).put(copied(good, work))
+    assert words in str(read_all(work))
+
+
 # -- traps -----------------------------------------------------------------------------------------------
 
 
