@@ -183,7 +183,7 @@ class Session:
                 file.write(text)
         return text
 
-    def to_html(self, path: str | os.PathLike[str], impact: Iterable[ImpactRow] = ()) -> None:
+    def to_html(self, path: str | os.PathLike[str], *, impact: Iterable[ImpactRow] = ()) -> None:
         """Write the report page: one HTML file with everything in it, that opens without a network.
 
         Args:

@@ -118,6 +118,17 @@ def test_characters_that_cannot_be_seen_are_marked(tmp_path: Path) -> None:
     assert json.loads(page.scripts()[0])["lanes"][0]["name"] == "w\ufffd\ufffd"
 
 
+def test_name_without_end_is_cut() -> None:
+    """A megabyte of a name does not make a page of megabytes."""
+    clock = FakeClock()
+    with fake_meter(FakeBackend.with_power(clock, watts=10), clock=clock, name="n" * 10_000) as meter:
+        with meter.window("w" * 10_000, phase="p" * 10_000):
+            advance(meter, 1.0)
+    text = page_html(meter.session.recording)
+    assert "w" * 999 + "…" in text
+    assert not re.search("(n|w|p){1001}", text)
+
+
 @pytest.mark.parametrize(("domains", "readings"), [(4, 3_600), (4, 8_000), (12, 3_600)])
 def test_page_stays_small(domains: int, readings: int) -> None:
     """However many readings and domains there are, a page can be sent by mail."""

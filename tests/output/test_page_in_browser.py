@@ -199,6 +199,7 @@ def test_page_fits_a_phone(browser: Browser, long_page: str, tmp_path: Path, whi
     hostile_session().to_html(path)
     browser.size(PHONE_PIXELS, 844, 2, phone=True)
     browser.open(long_page if which == "long" else path.as_uri())
+    browser.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
     assert browser.evaluate("document.documentElement.scrollWidth") == PHONE_PIXELS
     nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
     roles = [node["role"]["value"] for node in nodes if not node["ignored"]]

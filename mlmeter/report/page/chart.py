@@ -89,31 +89,31 @@ def _rounded(value: float) -> float | int:
 
 
 def _lanes(recording: Recording, visible: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Return when windows of each name were open, the names with most time first.
+    """Return when windows of each name were open: the names with most time, in order of their start.
 
     Windows of one name that a screen cannot tell apart are one piece.
     """
     windows, labels = recording.resolution.windows, recording.windows.label_table
     seconds = recording.run.duration_seconds
-    starts, ends = hulls(windows)
-    rows = np.arange(1, len(windows))
-    rows = rows[ends[rows] > starts[rows]]
+    starts, ends = (times[1:] for times in hulls(windows))
+    label = windows.label[1:]
+    # A window that was never open has no beginning and no end.
+    open_seconds = np.bincount(label, np.maximum(ends - starts, 0.0), minlength=len(labels))
+    longest = [
+        number for number in np.argsort(-open_seconds)[:MOST_LANES].tolist() if open_seconds[number] > 0
+    ]
     lanes = []
-    for label in np.unique(windows.label[rows]).tolist():
-        mine = rows[windows.label[rows] == label]
+    for number in longest:
+        mine = (label == number) & (ends > starts)
         pieces = _joined(starts[mine], ends[mine], seconds / MOST_PIECES)
-        open_seconds = float((pieces[1] - pieces[0]).sum())
-        lanes.append((open_seconds, label, len(mine), pieces))
-    lanes.sort(key=lambda lane: -lane[0])
-    return [
-        {
-            "name": visible(labels[label].name),
-            "phase": visible(labels[label].phase),
-            "windows": count,
+        lane = {
+            "name": visible(labels[number].name),
+            "phase": visible(labels[number].phase),
+            "windows": int(mine.sum()),
             "steps": _steps(np.stack(pieces, axis=1).ravel(), seconds),
         }
-        for _, label, count, pieces in lanes[:MOST_LANES]
-    ]
+        lanes.append((float(pieces[0][0]), lane))
+    return [lane for _, lane in sorted(lanes, key=lambda item: item[0])]
 
 
 def _joined(

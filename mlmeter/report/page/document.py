@@ -16,11 +16,14 @@ from mlmeter.report.page import phases, sources
 from mlmeter.report.page.cells import Cell, Name, PageTable, Plain, Value
 from mlmeter.report.page.chart import chart_data, series_of
 from mlmeter.report.page.quantities import Quantity, duration, energy, power, watt_hours
+from mlmeter.report.text import shorten
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
 UPLOT_LICENCE = "uplot/LICENSE.txt"
 TEMPLATE = "page.html.jinja"
+# No name is longer on a page.
+MOST_CHARACTERS = 1_000
 # Tab and line feed are seen as space; everything else below space, DEL, the C1 controls and what
 # is half of a pair would be invisible or break the file.
 INVISIBLE = {
@@ -93,8 +96,8 @@ def page_html(recording: Recording, impact: Iterable[ImpactRow] = ()) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text with a mark in place of every character that cannot be seen."""
-    return text.translate(INVISIBLE)
+    """Return the text with a mark in place of every character that cannot be seen, cut if it is long."""
+    return shorten(text, MOST_CHARACTERS).translate(INVISIBLE)
 
 
 def _headline(recording: Recording) -> dict[str, Any]:
@@ -103,8 +106,12 @@ def _headline(recording: Recording) -> dict[str, Any]:
     record = phases.session_records(recording).get(name or "")
     seconds = recording.run.duration_seconds
     nothing = Quantity("–", "", "")
+    found = energy(record) if record else nothing
+    resolved = found.value != "unresolved"
     return {
-        "energy": energy(record) if record else nothing,
+        # What is known of an energy that is not resolved is its interval.
+        "energy": found if resolved else Quantity(found.interval, "", found.unit, found.provenance),
+        "resolved": resolved,
         "power": power(record, seconds) if record else nothing,
         "watt_hours": watt_hours(record) if record else "",
         "duration": duration(seconds),

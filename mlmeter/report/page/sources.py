@@ -174,9 +174,7 @@ def notices(recording: Recording) -> list[str]:
     if session is None or session["provenance"] is None:
         told.append("No energy could be read: this page tells times only.")
     elif session["provenance"] == Provenance.ESTIMATED:
-        told.append("Estimated from load, not measured: the truth may lie anywhere in the intervals.")
-    elif not session["resolved"]:
-        told.append("The session's energy is not resolved: read the interval.")
+        told.append(_estimate_notice(recording))
     if headline is not None and headline != TOTAL:
         told.append(f"No domain adds up to a total here: the figures are those of {headline}.")
     counts: dict[str, int] = {}
@@ -187,6 +185,14 @@ def notices(recording: Recording) -> list[str]:
         what = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
         told.append(f"Something happened to the sensors: {what}. See Events.")
     return told
+
+
+def _estimate_notice(recording: Recording) -> str:
+    """Say whether all of the total is estimated, or what part of it."""
+    counted = [domain for domain, _ in recording.domains if domain.counted]
+    estimated = [domain.name for domain in counted if domain.provenance is Provenance.ESTIMATED]
+    what = "Estimated" if len(estimated) == len(counted) else f"In part ({', '.join(estimated)}) estimated"
+    return f"{what} from load, not measured: the truth may lie anywhere in the intervals."
 
 
 def started(recording: Recording) -> str:
@@ -251,11 +257,13 @@ def sentence(recording: Recording) -> str:
     counted = [d for d, _ in recording.domains if d.counted] or [d for d, _ in recording.domains][:1]
     what = _listed(domain.name for domain in counted)
     sources = _listed(dict.fromkeys(domain.source for domain in counted))
-    value = f"{found.value} {found.unit} " if session["resolved"] else ""
-    interval = f"95 % interval {found.interval} {found.unit}" if found.interval else "interval unknown"
+    interval = f"{found.interval} {found.unit}" if found.interval else "unknown"
+    value = f"{found.value} {found.unit} (95 % interval {interval}; {found.provenance})"
+    if not session["resolved"]:
+        value = f"an energy that is not resolved (95 % interval {interval}; {found.provenance})"
     time = duration(recording.run.duration_seconds)
     return (
-        f"The run used {value}({interval}; {found.provenance}) in {time}: "
+        f"The run used {value} in {time}: "
         f"the energy of {what} of {whose}, metered with {tool} (source: {sources})."
     )
 
