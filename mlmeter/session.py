@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from mlmeter.report.page.document import ImpactRow
+    from mlmeter.report.page.impact_section import ImpactOfSession
 
 
 class Session:
@@ -185,12 +184,12 @@ class Session:
                 file.write(text)
         return text
 
-    def to_html(self, path: str | os.PathLike[str], *, impact: Iterable[ImpactRow] = ()) -> None:
+    def to_html(self, path: str | os.PathLike[str], *, impact: ImpactOfSession | None = None) -> None:
         """Write the report page: one HTML file with everything in it, that opens without a network.
 
         Args:
             path: file to write, replaced only when the new one is complete.
-            impact: figures to show with their factors; without any the page has no such section.
+            impact: what the energy means, to be shown with its factors; without it there is no such section.
 
         Raises:
             OSError: the file cannot be written.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlmeter.measurement import Failure, Unavailable
-from mlmeter.report.page.document import ImpactRow, page_html
+from mlmeter.report.page.document import page_html
 from mlmeter.report.page.quantities import Scale, duration
 from mlmeter.session import Session, load
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
@@ -213,21 +213,53 @@ def test_page_of_a_machine_without_sources() -> None:
     assert "no folder. load the driver" in text
 
 
-def test_impact_is_shown_with_its_factors_and_only_where_given() -> None:
-    """Without figures there is no section."""
-    recording = steady().recording
-    row = ImpactRow(
-        quantity="emissions of use",
-        value="0.11",
-        interval="0.10 to 0.12",
-        unit="g CO2e",
-        factor="381 g CO2e/kWh, 2024",
-        source="Ember <2024>",
-    )
-    text = words(Page(page_html(recording, [row])))
-    for part in ("Impact", "0.11 g CO2e", "0.10 to 0.12", "381 g CO2e/kWh, 2024", "Ember <2024>"):
-        assert part in text
-    assert "Impact" not in Page(page_html(recording)).all_text()
+class FakeImpact:
+    """What `Session.impact` returns, as far as the page asks."""
+
+    def __init__(self, **whole: object) -> None:
+        row = {
+            "phase": "session",
+            "quantity": "operational",
+            "value": 0.11,
+            "low": 0.1,
+            "high": 0.12,
+            "unit": "gCO2e",
+            "energy_resolved": True,
+            "energy_provenance": "measured",
+            "factors": "grid intensity 381 gCO2e/kWh (Germany, 2024, Ember <2024>)",
+        }
+        self.notes = ("location-based & <annual>",)
+        self._records = [{**row, "phase": "training", "value": 0.05}, {**row, **whole}]
+
+    def records(self) -> list[dict[str, object]]:
+        return self._records
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        (
+            {},
+            "emissions of electricity 0.1100 gCO2e , 95 % interval 0.100 to 0.120 measured grid intensity 381",
+        ),
+        ({"value": None}, "emissions of electricity 0.100 to 0.120 gCO2e measured"),
+        ({"energy_resolved": False}, "electricity unresolved , 95 % interval 0.100 to 0.120 gCO2e measured"),
+        ({"value": None, "low": None, "high": None}, "emissions of electricity – measured"),
+        ({"quantity": "water", "unit": "l"}, "water 0.1100 l"),
+    ],
+)
+def test_impact_is_shown_with_its_factors(whole: dict[str, object], shown: str) -> None:
+    """The whole session's, with factors, provenance and notes; a range has no best value."""
+    text = words(Page(page_html(steady().recording, FakeImpact(**whole))))
+    assert shown in text
+    assert "(Germany, 2024, Ember <2024>)" in text
+    assert "location-based & <annual>" in text
+    assert "0.05000" not in text
+
+
+def test_page_without_an_impact_has_no_such_section() -> None:
+    """Nothing is guessed."""
+    assert "Impact" not in words(page_of(steady()))
 
 
 def test_a_loaded_run_has_the_same_page(session: Session, tmp_path: Path) -> None:

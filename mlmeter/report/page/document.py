@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 import mlmeter
 from mlmeter.recording import Recording
 from mlmeter.report.page import phases, sources
-from mlmeter.report.page.cells import Cell, Name, PageTable, Plain, Value
 from mlmeter.report.page.chart import chart_data, series_of
-from mlmeter.report.page.quantities import Quantity, duration, energy, power, watt_hours
+from mlmeter.report.page.impact_section import ImpactOfSession, impact_table
+from mlmeter.report.page.quantities import UNRESOLVED, Quantity, duration, energy, power, watt_hours
 from mlmeter.report.text import shorten
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
@@ -33,33 +31,12 @@ INVISIBLE = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImpactRow:
-    """One figure of what the energy means: emissions, money, water.
-
-    Attributes:
-        quantity: what it is, such as ``emissions of use``.
-        value: in words, without unit.
-        interval: ``low to high``, empty if there is none.
-        unit: of both.
-        factor: what the energy was multiplied by, with its unit and year.
-        source: where the factor is from.
-    """
-
-    quantity: str
-    value: str
-    unit: str
-    interval: str = ""
-    factor: str
-    source: str
-
-
-def page_html(recording: Recording, impact: Iterable[ImpactRow] = ()) -> str:
+def page_html(recording: Recording, impact: ImpactOfSession | None = None) -> str:
     """Return the page of a session: self-contained, with a policy that lets nothing else in.
 
     Args:
         recording: the session.
-        impact: figures with their factors; without any there is no such section.
+        impact: of `Session.impact`; without one there is no such section.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -88,6 +65,7 @@ def page_html(recording: Recording, impact: Iterable[ImpactRow] = ()) -> str:
         power_drawn=bool(series),
         thinned=any(item.thinned for item in series),
         tables=_tables(recording, impact),
+        impact_notes=impact.notes if impact is not None else (),
         power_tables=sources.power_tables(recording, series) if series else [],
         facts=sources.facts(recording),
         sentence=sources.sentence(recording),
@@ -107,7 +85,7 @@ def _headline(recording: Recording) -> dict[str, Any]:
     seconds = recording.run.duration_seconds
     nothing = Quantity("–", "", "")
     found = energy(record) if record else nothing
-    resolved = found.value != "unresolved"
+    resolved = found.value != UNRESOLVED
     return {
         # What is known of an energy that is not resolved is its interval.
         "energy": found if resolved else Quantity(found.interval, "", found.unit, found.provenance),
@@ -119,7 +97,7 @@ def _headline(recording: Recording) -> dict[str, Any]:
     }
 
 
-def _tables(recording: Recording, impact: Iterable[ImpactRow]) -> dict[str, Any]:
+def _tables(recording: Recording, impact: ImpactOfSession | None) -> dict[str, Any]:
     return {
         "phases": phases.phase_tables(recording),
         "work": phases.work_table(recording),
@@ -128,28 +106,9 @@ def _tables(recording: Recording, impact: Iterable[ImpactRow]) -> dict[str, Any]
         "shares": phases.shares_table(recording),
         "devices": sources.devices_table(recording),
         "missing": sources.missing_table(recording),
-        "impact": _impact_table(impact),
+        "impact": impact_table(impact),
         "events": sources.events_table(recording),
     }
-
-
-def _impact_table(rows: Iterable[ImpactRow]) -> PageTable | None:
-    found: list[list[Cell]] = [
-        [
-            Name(row.quantity),
-            Value(Quantity(row.value, row.interval, row.unit)),
-            Plain(row.factor),
-            Plain(row.source),
-        ]
-        for row in rows
-    ]
-    if not found:
-        return None
-    return PageTable(
-        caption="What the energy means, each figure with the factor that it was made with.",
-        header=("quantity", "value", "factor", "source"),
-        rows=found,
-    )
 
 
 @cache

@@ -14,6 +14,7 @@ SECONDS_PER_HOUR = 3600.0
 MANY_SECONDS = 120.0
 PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9))
 ABSENT = "–"
+UNRESOLVED = "unresolved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def energy(record: Mapping[str, Any], scale: Scale | None = None, divisor: float
     if not provenance:
         # Nothing was read: what the sum's unread parts may have used is no value.
         return Quantity(ABSENT, "", scale.unit)
-    text = scale.number(value) if record["resolved"] else "unresolved"
+    text = scale.number(value) if record["resolved"] else UNRESOLVED
     return Quantity(text, scale.interval(low, high), scale.unit, provenance)
 
 
