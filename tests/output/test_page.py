@@ -240,7 +240,7 @@ class FakeImpact:
     [
         (
             {},
-            "emissions of electricity 0.1100 gCO2e , 95 % interval 0.100 to 0.120 measured grid intensity 381",
+            "of electricity 0.1100 gCO2e , 95 % interval 0.100 to 0.120 measured grid intensity 381",
         ),
         ({"value": None}, "emissions of electricity 0.100 to 0.120 gCO2e measured"),
         ({"energy_resolved": False}, "electricity unresolved , 95 % interval 0.100 to 0.120 gCO2e measured"),
