@@ -240,11 +240,11 @@ class FakeImpact:
     [
         (
             {},
-            "of electricity 0.1100 gCO2e , 95 % interval 0.100 to 0.120 measured grid intensity 381",
+            "of electricity 0.1100 gCO2e , 95 % interval 0.100 to 0.120 grid intensity 381",
         ),
-        ({"value": None}, "emissions of electricity 0.100 to 0.120 gCO2e measured"),
-        ({"energy_resolved": False}, "electricity unresolved , 95 % interval 0.100 to 0.120 gCO2e measured"),
-        ({"value": None, "low": None, "high": None}, "emissions of electricity – measured"),
+        ({"value": None}, "emissions of electricity 0.100 to 0.120 gCO2e grid"),
+        ({"energy_resolved": False}, "electricity unresolved , 95 % interval 0.100 to 0.120 gCO2e grid"),
+        ({"value": None, "low": None, "high": None}, "emissions of electricity – grid"),
         ({"quantity": "water", "unit": "l"}, "water 0.1100 l"),
     ],
 )
@@ -254,6 +254,7 @@ def test_impact_is_shown_with_its_factors(whole: dict[str, object], shown: str) 
     assert shown in text
     assert "(Germany, 2024, Ember <2024>)" in text
     assert "location-based & <annual>" in text
+    assert "Made from the session's energy (measured) and the factors." in text
     assert "0.05000" not in text
 
 

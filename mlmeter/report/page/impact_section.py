@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from mlmeter.report.page.cells import Cell, Name, PageTable, Plain, Value, Worth
+from mlmeter.report.page.cells import Cell, Name, PageTable, Plain, Value
 from mlmeter.report.page.quantities import ABSENT, UNRESOLVED, Quantity, known
 from mlmeter.report.text import interval, number
 
@@ -46,16 +46,18 @@ def impact_table(impact: ImpactOfSession | None) -> PageTable | None:
         [
             Name(WORDS.get(record["quantity"], str(record["quantity"]).replace("_", " "))),
             Value(_quantity(record)),
-            Worth(record["energy_provenance"] or ""),
             Plain(record["factors"] or ABSENT),
         ]
         for record in shown
     ]
     if not rows:
         return None
+    provenance = whole[0]["energy_provenance"] or "not known"
     return PageTable(
-        caption="What the energy means, with 95 % intervals of the energy or the range of a factor.",
-        header=("quantity", "value", "worth of the energy", "factors: place, year, source"),
+        # No emission is measured, even where the energy is.
+        caption=f"Made from the session's energy ({provenance}) and the factors. "
+        "The smaller lines: the energy's 95 % interval, or the range of a factor.",
+        header=("quantity", "value", "factors: place, year, source"),
         rows=rows,
     )
 
