@@ -207,7 +207,7 @@ class Session:
         Raises:
             ImportError: the extra ``mlmeter[plots]`` is not installed.
             OSError: the file cannot be written.
-            ValueError: no picture has such an ending.
+            ArgumentError: no picture has such an ending.
         """
         from mlmeter.report.power_plot import plot_power
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlmeter.energy.windows import same_phase_runs
+from mlmeter.errors import ArgumentError
 from mlmeter.recording import Recording
 from mlmeter.report.csv_tables import replacing
 from mlmeter.report.power_series import power_series
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Told apart without colour vision, too: those of the report page.
-COLOURS = ("#0b6bb3", "#c2500c", "#14795c", "#a3478c", "#7a6100", "#4a5561")
+COLOURS = ("#0b6bb3", "#c2500c", "#14795c", "#a3478c", "#4a2500", "#868d95")
 DASHES = ("-", "--", ":", "-.")
 SHADES = ("#dfe5ea", "#f4e9d8", "#e3eede", "#ece2ee", "#f0f0f0")
 # Thinned to what a column of a paper can show.
@@ -44,7 +45,7 @@ def plot_power(recording: Recording, path: Path) -> None:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path}: no picture has the ending {path.suffix!r}; use .png, .svg or .pdf")
+        raise ArgumentError(f"{path}: no picture has the ending {path.suffix!r}; use .png, .svg or .pdf")
     with replacing(path, "wb") as file:
         figure.savefig(file, format=suffix, dpi=200)
 

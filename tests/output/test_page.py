@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -288,10 +289,14 @@ def test_energy_above_idle_is_shown_with_a_baseline() -> None:
     assert "400.0 J" in text
 
 
-def luminance(colour: str) -> float:
+def linear(colour: str) -> list[float]:
+    """Return red, green and blue as amounts of light."""
     parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def luminance(colour: str) -> float:
+    return float(np.dot(linear(colour), (0.2126, 0.7152, 0.0722)))
 
 
 def contrast(one: str, other: str) -> float:
@@ -299,18 +304,68 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_colours_have_contrast_in_both_schemes() -> None:
-    """WCAG 2.2: text 4.5 to 1, lines and bars 3 to 1, on the page and on its shaded parts."""
+def schemes() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the colours of the light and of the dark scheme."""
     style = ASSETS.joinpath("page.css").read_text(encoding="utf-8")
     blocks = re.findall(r":root[^{]*\{([^}]*--paper[^}]*)\}", style)
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in blocks)
-    for colours in (light, dark):
+    return light, dark
+
+
+def test_colours_have_contrast_in_both_schemes() -> None:
+    """WCAG 2.2: text 4.5 to 1, lines and bars 3 to 1, on the page and on its shaded parts."""
+    for colours in schemes():
         for text in ("ink", "muted", "measured", "derived", "estimated"):
             assert contrast(colours[text], colours["paper"]) >= 4.5, text
         assert contrast(colours["ink"], colours["wash"]) >= 4.5
         assert contrast(colours["ink"], colours["lane"]) >= 4.5
         for mark in ("bar", "focus", *(f"line-{k}" for k in range(6))):
             assert contrast(colours[mark], colours["paper"]) >= 3.0, mark
+
+
+# What eyes without one of the three kinds of cones see of red, green and blue light: Machado, Oliveira
+# and Fernandes, A physiologically-based model for simulation of color vision deficiency, 2009.
+CONES_MISSING = {
+    "red": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "green": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "blue": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
+}
+TO_XYZ = (
+    (0.4124564, 0.3575761, 0.1804375),
+    (0.2126729, 0.7151522, 0.0721750),
+    (0.0193339, 0.1191920, 0.9503041),
+)
+WHITE = (0.95047, 1.0, 1.08883)
+
+
+def lab(light: np.ndarray) -> np.ndarray:
+    """Return a colour in CIELAB, in which 2.3 is just seen as a difference."""
+    parts = np.array(TO_XYZ) @ np.clip(light, 0, 1) / WHITE
+    x, y, z = np.where(parts > 0.008856, np.cbrt(parts), 7.787 * parts + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("missing", CONES_MISSING)
+def test_lines_are_told_apart_without_colour_vision(missing: str) -> None:
+    """Any two of the six differ by several times what is just seen."""
+    for colours in schemes():
+        seen = [
+            lab(np.array(CONES_MISSING[missing]) @ linear(colours[f"line-{number}"])) for number in range(6)
+        ]
+        distances = [np.linalg.norm(one - other) for one, other in combinations(seen, 2)]
+        assert min(distances) > 11
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Failure
 from mlmeter.report.power_series import power_series, thin
 from mlmeter.session import Session
@@ -100,7 +101,7 @@ def test_picture_of_hostile_names_can_be_drawn(tmp_path: Path, ending: str) -> N
 def test_picture_of_an_unknown_kind_is_refused(session: Session, tmp_path: Path) -> None:
     """The message names the endings."""
     pytest.importorskip("matplotlib", reason="the extra mlmeter[plots] is not installed")
-    with pytest.raises(ValueError, match=r"\.png, \.svg or \.pdf"):
+    with pytest.raises(ArgumentError, match=r"\.png, \.svg or \.pdf"):
         session.plot(tmp_path / "power.doc")
 
 
