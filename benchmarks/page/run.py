@@ -76,7 +76,7 @@ def main() -> None:
         *(row(*size, arguments.loads, arguments.starts) for size in SIZES),
         "",
         "first load: the first page of a browser that was just started; medians over starts and loads",
-        f"load of the machine meanwhile: {os.getloadavg()[0]:.1f}",
+        f"load of the machine meanwhile: {os.getloadavg()[0]:.1f}; niceness of the benchmark: {os.nice(0)}",
     ]
     text = "\n".join(lines) + "\n"
     print(text, end="")
