@@ -1,4 +1,4 @@
-"""The command line: demo, run, baseline, doctor, report.
+"""The command line: demo, run, baseline, doctor, report, impact.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter import __version__
+from mlmeter.commands.impact import impact
+from mlmeter.commands.runs import latest_run
 from mlmeter.errors import MLMeterError, MLMeterWarning
 from mlmeter.recording import TABLES
 
@@ -297,7 +299,7 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
     from mlmeter.session import load
 
     try:
-        session = load(_latest_run(run_path))
+        session = load(latest_run(run_path))
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")
         elif as_json:
@@ -313,15 +315,7 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
         raise click.ClickException(str(error)) from error
 
 
-def _latest_run(path: Path) -> Path:
-    """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / "session.json").exists():
-        return path
-    runs = sorted(item.parent for item in path.glob("*/session.json"))
-    if not runs:
-        return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
-    return runs[-1]
+main.add_command(impact)
 
 
 def _write_csv(session: Session, path: Path, table: str) -> None:
