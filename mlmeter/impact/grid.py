@@ -216,6 +216,6 @@ def _nearest(text: str, known: Mapping[str, str]) -> str:
 
 def nearest(text: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
     """Return ``; did you mean A, B`` with the names nearest to a text, nothing if none is near."""
-    found = difflib.get_close_matches(text.casefold(), list(names), n=MOST_NAMES, cutoff=0.5)
+    found = difflib.get_close_matches(text.casefold(), list(names), n=MOST_NAMES)
     texts = dict.fromkeys((shown or {}).get(name, f'"{name}"') for name in found)
     return f"; did you mean {', '.join(texts)}?" if texts else ""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Seconds since 1970 are exact to a microsecond.
+SHORTEST_SECONDS = 1e-3
 KIND_NAMES = {"cpu": "CPUs", "dram": "memory", "gpu": "GPUs"}
 
 
@@ -93,7 +95,8 @@ def _grid_over_time(
     """
     run = recording.run
     start = run.start_wall_ns * 1e-9
-    end = start + run.duration_seconds
+    # A run of no length has an intensity, too.
+    end = start + max(run.duration_seconds, SHORTEST_SECONDS)
     try:
         if isinstance(grid, IntensitySeries):
             series = grid

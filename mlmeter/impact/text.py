@@ -27,7 +27,12 @@ def impact_text(impact: Impact) -> str:
     """Return quantities, phases, equivalences, factors and notes."""
     head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
     rows = [
-        (NAMES[name], number(amount.value), interval(amount.low, amount.high), amount.unit)
+        (
+            NAMES[name],
+            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
+            interval(amount.low, amount.high),
+            amount.unit,
+        )
         for name, amount, _ in impact.whole.quantities()
         if name != "carbon" or impact.embodied is not None
     ]
@@ -35,7 +40,7 @@ def impact_text(impact: Impact) -> str:
     if len(impact.phases) > 1:
         parts.append(_phases(impact))
     same = [
-        (item.name, number(item.amount.value), interval(item.amount.low, item.amount.high))
+        (item.name, _best(item.amount, impact.whole), interval(item.amount.low, item.amount.high))
         for item in impact.equivalences()
         if item.amount.low is not None
     ]

@@ -334,13 +334,21 @@ def test_a_provider_that_is_slow(name: str, server: Server, bytes_first: int) ->
 
 
 def test_an_answer_that_drips(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte restarts a socket's time-out, but not the deadline of the request."""
+    """Each byte restarts a socket's time-out, but not the deadline: reading ends."""
     server.answers["*"] = (200, answers.UK_INTENSITY)
     times = iter([0.0, 1.0, 99.0])
     monkeypatch.setattr("mlmeter.impact.providers.base.CHUNK_BYTES", 10)
-    monkeypatch.setattr("mlmeter.impact.providers.base.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("mlmeter.impact.providers.base.monotonic", lambda: next(times))
     with pytest.raises(ProviderError, match="did not answer in 20 s"):
         made("UK", server).series(START, END)
+
+
+def test_a_request_that_hangs(server: Server) -> None:
+    """Neither a name server nor headers that come byte by byte hold the caller."""
+    provider = made("UK", server, timeout_seconds=0.2)
+    provider._get = lambda *_: server.over.wait(30)  # type: ignore[attr-defined]
+    with pytest.raises(ProviderError, match=r"did not answer in 0\.2 s"):
+        provider.series(START, END)
 
 
 def test_an_answer_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from mlmeter.impact.conversion import impact_factors
 from mlmeter.impact.result import PhaseImpact
 from mlmeter.measurement import Energy, Provenance
 from mlmeter.session import Session
-from mlmeter.testing import FakeBackend, FakeClock, fake_meter
+from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 
 # Two or three multiplications, each right to half a unit in the last place.
 ROUNDING = Fraction(4, 2**53)
@@ -217,14 +217,28 @@ def test_printed_intervals_hold_what_they_held(value: float, low: float, high: f
     assert float(least) <= low <= value <= high <= float(most)
 
 
-def test_a_range_that_is_too_short_for_the_sensor_is_said_to_be() -> None:
+def test_a_session_that_is_too_short_for_its_sensor() -> None:
     """A value between two refreshes is not sold as one."""
     clock = FakeClock()
-    backend = FakeBackend.with_power(clock, watts=100.0, update_period_seconds=0.5, cheap_read=False)
+    domain = fake_domain(update_period_seconds=0.5)
+    # 50 J appear every half second.
+    backend = FakeBackend([domain], [lambda now: now // 500_000_000 * 50_000_000], clock)
     with fake_meter(backend, clock=clock) as meter:
-        with meter.window("short"):
-            clock.advance(0.001)
-        clock.advance(0.001)
-    impact = meter.session.impact("DE")
+        advance(meter, 0.7)
     assert not meter.session.total().resolved
-    assert any("read the intervals" in note or "no energy" in note for note in impact.notes)
+    impact = meter.session.impact("DE", embodied=10.0)
+    assert any("read the intervals" in note for note in impact.notes)
+    assert impact.summary().count("unresolved") > 3
+    assert not any(row["energy_resolved"] for row in impact.records())
+
+
+def test_nothing_is_asked_on_the_network(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are looked up in the shipped tables."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert session.impact("aws:eu-west-1", pue="aws", price="IE").cost is not None
+    assert session.impact().operational.low is not None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from threading import Thread
+from time import monotonic
 from typing import IO, Any, Protocol, runtime_checkable
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
@@ -102,6 +103,25 @@ class HttpProvider:
         Raises:
             ProviderError: it cannot be reached in time, or answers with an error.
         """
+        outcome: list[bytes | Exception] = []
+
+        def ask() -> None:
+            try:
+                outcome.append(self._get(path, query, headers))
+            except Exception as error:
+                outcome.append(error)
+
+        # No time-out of a socket bounds the search for its address, or headers that come byte by byte.
+        asking = Thread(target=ask, name=f"mlmeter {self.name}", daemon=True)
+        asking.start()
+        asking.join(self.timeout_seconds)
+        if not outcome:
+            raise self.error(f"{path} did not answer in {self.timeout_seconds:g} s")
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    def _get(self, path: str, query: Mapping[str, str] | None, headers: Mapping[str, str] | None) -> bytes:
         from http.client import HTTPException
         from urllib.request import Request, build_opener
 
@@ -111,7 +131,7 @@ class HttpProvider:
         request = Request(
             url, headers={"User-Agent": "mlmeter", "Accept": "application/json, */*", **(headers or {})}
         )
-        deadline = time.monotonic() + self.timeout_seconds
+        deadline = monotonic() + self.timeout_seconds
         try:
             with build_opener(_no_redirects()).open(request, timeout=self.timeout_seconds) as response:
                 return self._read(response.read1, path, deadline)
@@ -125,14 +145,14 @@ class HttpProvider:
             raise self.error(f"{path} cannot be reached: {type(error).__name__}: {reason}") from None
 
     def _read(self, read: Callable[[int], bytes], path: str, deadline: float) -> bytes:
-        """Read all, but no longer and no more than allowed: a socket's time-out restarts with each byte."""
+        """Read all, but no longer and no more than allowed."""
         parts, size = [], 0
         while chunk := read(CHUNK_BYTES):
             parts.append(chunk)
             size += len(chunk)
             if size > MOST_BYTES:
                 raise self.error(f"the answer of {path} is larger than {MOST_BYTES:,} bytes")
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise self.error(f"{path} did not answer in {self.timeout_seconds:g} s")
         return b"".join(parts)
 
