@@ -12,7 +12,7 @@ from mlmeter.impact.factors import GRAMS_PER_KWH, Factor
 from mlmeter.impact.grid import INTENSITY
 from mlmeter.impact.providers.base import CarbonProvider
 from mlmeter.impact.result import SESSION, Impact, PhaseImpact, RunFacts
-from mlmeter.impact.series import MARGINAL, IntensitySeries, Step
+from mlmeter.impact.series import MARGINAL, ROUNDING_SECONDS, IntensitySeries, Step
 from mlmeter.measurement import COUNTED_KINDS, Energy, Provenance
 from mlmeter.recording import SESSION_ROW, TOTAL, Recording
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Seconds since 1970 are exact to a microsecond.
-SHORTEST_SECONDS = 1e-3
 KIND_NAMES = {"cpu": "CPUs", "dram": "memory", "gpu": "GPUs"}
 
 
@@ -96,7 +94,7 @@ def _grid_over_time(
     run = recording.run
     start = run.start_wall_ns * 1e-9
     # A run of no length has an intensity, too.
-    end = start + max(run.duration_seconds, SHORTEST_SECONDS)
+    end = start + max(run.duration_seconds, ROUNDING_SECONDS)
     try:
         if isinstance(grid, IntensitySeries):
             series = grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from mlmeter.errors import ArgumentError
 from mlmeter.impact.factors import checked_intensity
 
+# Seconds since 1970 are exact to less than a microsecond; a gap is longer.
+ROUNDING_SECONDS = 1e-3
 AVERAGE, MARGINAL = KINDS = ("average", "marginal")
 
 
@@ -124,17 +127,19 @@ class IntensitySeries:
         Args:
             start, end: seconds since 1970.
         """
+        first = bisect_right(self.steps, start, key=lambda step: step.end)
+        last = bisect_left(self.steps, end, key=lambda step: step.start)
         return tuple(
             step._replace(start=max(step.start, start), end=min(step.end, end))
-            for step in self.steps
-            if step.start < end and step.end > start
+            for step in self.steps[first:last]
         )
 
     def covers(self, start: float, end: float) -> bool:
         """Whether there is a value for all of a time, in seconds since 1970."""
         steps = self.between(start, end)
-        whole = bool(steps) and steps[0].start <= start and steps[-1].end >= end
-        return whole and all(earlier.end >= later.start for earlier, later in pairwise(steps))
+        if not steps or steps[0].start > start + ROUNDING_SECONDS or steps[-1].end < end - ROUNDING_SECONDS:
+            return False
+        return all(earlier.end + ROUNDING_SECONDS >= later.start for earlier, later in pairwise(steps))
 
 
 def _point(point: Sequence[object]) -> tuple[float, float, float, float]:

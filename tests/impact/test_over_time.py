@@ -182,6 +182,21 @@ def test_the_power_curve_decides_which_hour_is_clean() -> None:
     assert found[0].grams_co2e == pytest.approx(50.0, rel=1e-3)
 
 
+def test_a_run_can_end_at_a_step(session: Session) -> None:
+    """An hour and a half of falling hours: the best is the last one and half of the one before."""
+    begin = START + timedelta(seconds=0.1)
+    best = cleanest(session, series(500, 300, 100, minutes=60, start=begin))[0]
+    assert best.end == begin + timedelta(hours=3)
+    assert best.grams_co2e == pytest.approx(0.5 * 300 + 1.0 * 100, rel=1e-6)
+
+
+def test_two_months_of_hours(session: Session) -> None:
+    """A run is put at every step of a long series."""
+    grams = [100 + (number * 37) % 300 for number in range(24 * 60)]
+    grams[1000] = grams[1001] = 5
+    assert cleanest(session, series(*grams, minutes=60))[0].grams_co2e == pytest.approx(7.5, rel=1e-6)
+
+
 def test_the_cleanest_place(session: Session) -> None:
     """Several series, one answer."""
     places = {"north": series(*[100] * 4), "south": series(*[400] * 4)}
