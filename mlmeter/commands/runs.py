@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from mlmeter.journal import JOURNAL
+
 
 def latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / "session.json").exists():
+    if not path.is_dir() or (path / JOURNAL).exists():
         return path
-    runs = sorted(item.parent for item in path.glob("*/session.json"))
+    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
     if not runs:
         return path
     click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
