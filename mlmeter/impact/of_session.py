@@ -95,6 +95,8 @@ def _grid_over_time(
     start = run.start_wall_ns * 1e-9
     # A run of no length has an intensity, too.
     end = start + max(run.duration_seconds, ROUNDING_SECONDS)
+    # A misspelt fallback is told now, not on the day on which it is needed.
+    instead = None if fallback is None else static_grid(fallback)
     try:
         if isinstance(grid, IntensitySeries):
             series = grid
@@ -106,10 +108,9 @@ def _grid_over_time(
                 f"{_when(start)} to {_when(end)} UTC; give fallback= to use a yearly average instead"
             )
     except (ProviderError, ArgumentError) as error:
-        if fallback is None:
+        if instead is None:
             raise
-        factor = static_grid(fallback)
-        return [factor] * (1 + len(recording.resolution.phases)), f"fallback: {factor}, because {error}"
+        return [instead] * (1 + len(recording.resolution.phases)), f"fallback: {instead}, because {error}"
     steps = series.between(start, end)
     found = _weighted(recording, steps, start)
     note = f"intensity over time: {len(steps)} values of {series.source}, weighted with the power curve"

@@ -110,8 +110,9 @@ def test_a_provider_that_fails(session: Session) -> None:
     impact = session.impact(Broken(), fallback=500.0)
     assert impact.operational.value == pytest.approx(750)
     assert "because broken: down" in impact.notes[0]
-    with pytest.raises(ArgumentError, match="no such place"):
-        session.impact(Broken(), fallback="Atlantis")
+    for grid in (Broken(), series(100, 200, 600)):
+        with pytest.raises(ArgumentError, match="no such place"):
+            session.impact(grid, fallback="Atlantis")
 
 
 def test_marginal_intensity_is_called_so(session: Session) -> None:
