@@ -1,4 +1,4 @@
-"""The command line: demo, run, baseline, doctor, report.
+"""The command line: demo, run, baseline, doctor, report, impact.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter import __version__
+from mlmeter.commands.impact import impact
+from mlmeter.commands.runs import latest_run
 from mlmeter.errors import MLMeterError, MLMeterWarning
-from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ def report(
     from mlmeter.session import load
 
     try:
-        session = load(_latest_run(run_path))
+        session = load(latest_run(run_path))
         if html_path is not None:
             session.to_html(html_path)
             click.echo(f"wrote {html_path}", err=True)
@@ -325,6 +326,9 @@ def report(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+main.add_command(impact)
 
 
 @main.command()
@@ -351,17 +355,6 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
     if failed:
         sys.exit(1)
-
-
-def _latest_run(path: Path) -> Path:
-    """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / JOURNAL).exists():
-        return path
-    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
-    if not runs:
-        return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
-    return runs[-1]
 
 
 def _write_csv(session: Session, path: Path, table: str) -> None:

@@ -4,6 +4,7 @@
     ├── ArgumentError (also ValueError)      a wrong argument, raised where it was given
     ├── BackendError
     │   └── BackendUnavailableError          a source of readings cannot be opened here
+    ├── ProviderError                        a source of carbon intensity on the network gives nothing
     ├── StateError (also RuntimeError)       a call that makes no sense now
     └── RunFileError (also ValueError)       a file of a run directory cannot be used
 
@@ -45,6 +46,20 @@ class BackendError(MLMeterError):
 
 class BackendUnavailableError(BackendError):
     """A source of readings cannot be opened on this machine."""
+
+
+class ProviderError(MLMeterError):
+    """A provider of carbon intensity is down, slow, refuses, or answers nonsense.
+
+    Attributes:
+        provider: its name, such as ``"WattTime CAISO_NORTH"``.
+        reason: what happened, without the provider's name and without any key.
+    """
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider}: {reason}")
 
 
 class StateError(MLMeterError, RuntimeError):

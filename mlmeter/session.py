@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.impact import CarbonProvider, Embodied, Factor, Impact, IntensitySeries
     from mlmeter.report.page.impact_section import ImpactOfSession
 
 
@@ -132,6 +133,49 @@ class Session:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
         spans = TOTAL if row == SESSION_ROW else "inclusive"
         return energy_value(self._recording.resolution.total(spans, kind), row)
+
+    def impact(
+        self,
+        grid: str | float | Factor | IntensitySeries | CarbonProvider | None = None,
+        *,
+        pue: float | str | None = None,
+        price: str | Factor | None = None,
+        embodied: float | Mapping[str, float] | Embodied | None = None,
+        water: float | str | None = None,
+        fallback: str | float | Factor | None = None,
+    ) -> Impact:
+        """Return emissions, money and water of the session, every factor with year and source.
+
+        Args:
+            grid: where the electricity came from: a country (``"DE"``), a state of the US (``"US-CA"``), a
+                cloud region (``"aws:eu-west-1"``), or grams of CO2e per kWh; a `Factor` with a source of
+                your own; an `IntensitySeries` or a provider for intensity over time. The place is never
+                guessed: without one emissions are a range over the world's grids.
+            pue: energy of the data centre / energy of its computers: a number from 1, or an id of the
+                shipped table such as ``"world"``; None leaves cooling and losses out.
+            price: of a kWh: ``"0.30 EUR"``, or a place of the shipped table such as ``"DE"``.
+            embodied: hardware that the program had to itself: kilograms of CO2e of its manufacture, pieces
+                such as ``{"gpu_h100_sxm": 8}``, or an `Embodied` with lifetime and share.
+            water: litres per kWh, or an id of the shipped table such as ``"us"``.
+            fallback: what stands in, labelled, for a provider that gives nothing or a series that does
+                not cover the run.
+
+        Raises:
+            ArgumentError: a place is not known, a factor is negative or absurd, or a series does not
+                cover the run and there is no fallback.
+            ProviderError: the provider gives nothing, and there is no fallback.
+        """
+        from mlmeter.impact.of_session import impact_of
+
+        return impact_of(
+            self._recording,
+            grid,
+            pue=pue,
+            price=price,
+            embodied=embodied,
+            water=water,
+            fallback=fallback,
+        )
 
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""
