@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlmeter.analysis.lifecycle import Lifecycle, crossover, lifecycle
     from mlmeter.measurement import Domain, Energy, Event, Failure, Provenance, Reading
     from mlmeter.meter import (
         EnergyMeter,
@@ -41,6 +42,9 @@ _HOMES = {
     "Session": "session",
     "load": "session",
     "Window": "windows",
+    "Lifecycle": "analysis.lifecycle",
+    "crossover": "analysis.lifecycle",
+    "lifecycle": "analysis.lifecycle",
     "Domain": "measurement",
     "Energy": "measurement",
     "Event": "measurement",
@@ -55,14 +59,17 @@ __all__ = [
     "EnergyMeter",
     "Event",
     "Failure",
+    "Lifecycle",
     "Provenance",
     "Reading",
     "Session",
     "Window",
+    "crossover",
     "current_window",
     "default_meter",
     "evaluation",
     "inference",
+    "lifecycle",
     "load",
     "training",
     "window",

@@ -12,7 +12,11 @@ from mlmeter.measurement import KINDS, Energy
 from mlmeter.recording import SESSION_ROW, TABLES, TOTAL, Recording
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
+
+    from mlmeter.analysis.lifecycle import Lifecycle
 
 
 class Session:
@@ -128,6 +132,24 @@ class Session:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
         spans = TOTAL if row == SESSION_ROW else "inclusive"
         return energy_value(self._recording.resolution.total(spans, kind), row)
+
+    def lifecycle(
+        self,
+        *,
+        expected_inferences: float | None = None,
+        unit: str | None = None,
+        phases: Mapping[str, str] | None = None,
+    ) -> Lifecycle:
+        """Return training against inference: shares, joules per inference, break-even count.
+
+        `mlmeter.lifecycle` does the same over many sessions and says what the arguments mean.
+
+        Raises:
+            ArgumentError: see `mlmeter.lifecycle`.
+        """
+        from mlmeter.analysis.lifecycle import lifecycle
+
+        return lifecycle(self, expected_inferences=expected_inferences, unit=unit, phases=phases)
 
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""
