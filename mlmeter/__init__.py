@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlmeter.analysis.lifecycle import Lifecycle, crossover, lifecycle
+    from mlmeter.analysis.target import energy_to_target
     from mlmeter.measurement import Domain, Energy, Event, Failure, Provenance, Reading
     from mlmeter.meter import (
         EnergyMeter,
@@ -45,6 +46,7 @@ _HOMES = {
     "Lifecycle": "analysis.lifecycle",
     "crossover": "analysis.lifecycle",
     "lifecycle": "analysis.lifecycle",
+    "energy_to_target": "analysis.target",
     "Domain": "measurement",
     "Energy": "measurement",
     "Event": "measurement",
@@ -67,6 +69,7 @@ __all__ = [
     "crossover",
     "current_window",
     "default_meter",
+    "energy_to_target",
     "evaluation",
     "inference",
     "lifecycle",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.analysis.figure import Figure
     from mlmeter.analysis.lifecycle import Lifecycle
 
 
@@ -150,6 +151,31 @@ class Session:
         from mlmeter.analysis.lifecycle import lifecycle
 
         return lifecycle(self, expected_inferences=expected_inferences, unit=unit, phases=phases)
+
+    def efficiency(self) -> pd.DataFrame:
+        """Return energy per unit of work, one row per phase, name of windows and unit.
+
+        With Wh per thousand, energy-delay products of a window, and mean, 95th percentile and peak power.
+        The columns are described on the page of tables.
+        """
+        from mlmeter.analysis.efficiency import efficiency
+
+        return efficiency(self)
+
+    def energy_to(self, metric: str, target: float, *, falling: bool = False) -> Figure:
+        """Return the energy from the start until a metric reached a target, linear between evaluations.
+
+        Args:
+            metric: what windows recorded, as in ``window.metric(accuracy=0.91)``.
+            target: the value to reach.
+            falling: True for a metric that is better the lower it is, such as a loss.
+
+        Raises:
+            ArgumentError: no window has the metric.
+        """
+        from mlmeter.analysis.target import energy_to
+
+        return energy_to(self, metric, target, falling=falling)
 
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""

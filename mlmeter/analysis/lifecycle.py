@@ -131,7 +131,7 @@ class Lifecycle:
     def _served(self, name: str | None) -> Serving:
         if self.serving is None:
             raise ArgumentError(
-                "no inference was metered, or 0 of its unit: open windows with meter.inference(..., samples=n)"
+                "no inference was metered, or 0 of its unit: open windows with meter.inference(samples=n)"
             )
         found = [serving for serving in (self.serving, *self.servings) if serving.name == name]
         if not found:

@@ -71,29 +71,29 @@ def units_counted(recording: Recording, phase: str) -> dict[str, float]:
 def work_by_window(recording: Recording, phase: str, unit: str) -> dict[str | None, Work]:
     """Return the work of a phase by name of the windows, and of all of them under None.
 
-    Only windows that counted the unit, and of nested ones the outermost. Nothing where there are none.
+    Only of windows that counted the unit; of nested ones the outermost of a name, or of all. Nothing where
+    there are none.
     """
     import numpy as np
 
     resolution = recording.resolution
     rows, counts = _working_rows(recording, phase, unit)
-    if not len(rows) or not counts.sum() > 0:
+    if not counts.sum() > 0:
         return {}
-    labels = np.array(recording.windows.labels, dtype=np.int64)[rows - 1]
-    names = [recording.windows.label_table[label].name for label in labels]
-    distinct = list(dict.fromkeys(names))
-    by_name = np.array([distinct.index(name) for name in names], dtype=np.int64)
-    joules = resolution.total("inclusive")["energy_joules"][rows]
+    label = resolution.windows.label
+    joules = resolution.total("inclusive")["energy_joules"]
     windows = resolution.windows
-    seconds = np.bincount(windows.owner, windows.end - windows.start, len(windows)).astype(np.float64)[rows]
-    whole = np.zeros(len(rows), dtype=np.int64)
-    found: dict[str | None, Work] = {
-        None: _work(_pooled(recording, rows, whole, 1)[0], joules, counts, seconds)
-    }
-    for number, energy in enumerate(_pooled(recording, rows, by_name, len(distinct))):
-        here = by_name == number
-        if counts[here].sum() > 0:
-            found[distinct[number]] = _work(energy, joules[here], counts[here], seconds[here])
+    seconds = np.bincount(windows.owner, windows.end - windows.start, len(windows)).astype(np.float64)
+    found: dict[str | None, Work] = {}
+    # Windows of one phase and name have one label.
+    for name_of_row in (np.zeros_like(label), label):
+        chosen = _outermost(windows.parent, rows, name_of_row)
+        keys, group = np.unique(name_of_row[rows[chosen]], return_inverse=True)
+        for number, energy in enumerate(_pooled(recording, rows[chosen], group, len(keys))):
+            here = np.flatnonzero(chosen)[group == number]
+            name = None if name_of_row is not label else recording.windows.label_table[keys[number]].name
+            if counts[here].sum() > 0:
+                found[name] = _work(energy, joules[rows[here]], counts[here], seconds[rows[here]])
     return found
 
 
@@ -136,24 +136,34 @@ def _rows_of_phase(recording: Recording, phase: str) -> NDArray[np.int64]:
 def _working_rows(
     recording: Recording, phase: str, unit: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the outermost windows of a phase that counted a unit, and their counts."""
+    """Return the windows of a phase that counted a unit, and their counts."""
     import numpy as np
 
     from mlmeter.frame.units import units_by_window
 
-    parent = recording.resolution.windows.parent
-    counts = np.ones(len(parent)) if unit == WINDOWS else units_by_window(recording).get(unit)
     rows = _rows_of_phase(recording, phase)
+    if unit == WINDOWS:
+        return rows, np.ones(len(rows))
+    counts = units_by_window(recording).get(unit)
     if counts is None:
         return rows[:0], np.zeros(0)
-    chosen = np.zeros(len(parent), dtype=np.bool_)
-    chosen[rows] = ~np.isnan(counts[rows])
-    inside, ancestor = np.zeros(len(parent), dtype=np.bool_), parent.copy()
-    while (ancestor > 0).any():
-        inside |= (ancestor > 0) & chosen[ancestor]
-        ancestor = np.where(ancestor > 0, parent[ancestor], ancestor)
-    rows = np.flatnonzero(chosen & ~inside)
+    rows = rows[~np.isnan(counts[rows])]
     return rows, counts[rows]
+
+
+def _outermost(
+    parent: NDArray[np.int64], rows: NDArray[np.int64], key: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell which of some windows are in no other one of them with the same key, shape (rows,)."""
+    import numpy as np
+
+    chosen = np.zeros(len(parent), dtype=np.bool_)
+    chosen[rows] = True
+    inside, ancestor = np.zeros(len(rows), dtype=np.bool_), parent[rows]
+    while (ancestor > 0).any():
+        inside |= (ancestor > 0) & chosen[ancestor] & (key[ancestor] == key[rows])
+        ancestor = np.where(ancestor > 0, parent[ancestor], ancestor)
+    return ~inside
 
 
 def _pooled(
