@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlmeter.analysis.lifecycle import Lifecycle, crossover, lifecycle
     from mlmeter.analysis.target import energy_to_target
+    from mlmeter.budget import EnergyBudget, EnergyEarlyStopping
     from mlmeter.measurement import Domain, Energy, Event, Failure, Provenance, Reading
     from mlmeter.meter import (
         EnergyMeter,
@@ -33,6 +34,8 @@ __version__ = "0.1.0"
 
 # Public names and the modules that hold them; each is imported when it is first used.
 _HOMES = {
+    "EnergyBudget": "budget",
+    "EnergyEarlyStopping": "budget",
     "EnergyMeter": "meter",
     "current_window": "windows",
     "default_meter": "meter",
@@ -58,6 +61,8 @@ _HOMES = {
 __all__ = [
     "Domain",
     "Energy",
+    "EnergyBudget",
+    "EnergyEarlyStopping",
     "EnergyMeter",
     "Event",
     "Failure",
