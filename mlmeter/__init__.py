@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlmeter.analysis.compare import Comparison, compare
     from mlmeter.analysis.lifecycle import Lifecycle, crossover, lifecycle
     from mlmeter.analysis.target import energy_to_target
     from mlmeter.budget import EnergyBudget, EnergyEarlyStopping
@@ -46,7 +47,9 @@ _HOMES = {
     "Session": "session",
     "load": "session",
     "Window": "windows",
+    "Comparison": "analysis.compare",
     "Lifecycle": "analysis.lifecycle",
+    "compare": "analysis.compare",
     "crossover": "analysis.lifecycle",
     "lifecycle": "analysis.lifecycle",
     "energy_to_target": "analysis.target",
@@ -59,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Domain",
     "Energy",
     "EnergyBudget",
@@ -71,6 +75,7 @@ __all__ = [
     "Reading",
     "Session",
     "Window",
+    "compare",
     "crossover",
     "current_window",
     "default_meter",
