@@ -1,8 +1,8 @@
-"""The command line: demo, run, baseline, doctor, report.
+"""The command line: demo, run, baseline, doctor, report, compare, bench.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
-``--require-measured`` was given; ``run`` passes on the program's own.
+``--require-measured`` was given; 4 the gate of ``report`` failed; ``run`` passes on the program's own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter import __version__
+from mlmeter.commands.bench import bench
+from mlmeter.commands.compare import compare
+from mlmeter.commands.gate import gate_options, judge
 from mlmeter.errors import MLMeterError, MLMeterWarning
 from mlmeter.recording import TABLES
 
@@ -53,6 +56,10 @@ def main() -> None:
     """Meter the real energy of GPUs and CPUs while code trains and serves models."""
     # Reports say what is estimated; the warning would only repeat it.
     warnings.simplefilter("ignore", MLMeterWarning)
+
+
+main.add_command(bench)
+main.add_command(compare)
 
 
 @main.command()
@@ -290,9 +297,13 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Write it as CSV; - for standard output.",
 )
+@gate_options
 @json_option
-def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
-    """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
+def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool, **gate: Any) -> None:
+    """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
+
+    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
+    """
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
@@ -311,6 +322,7 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    judge(run_path, gate)
 
 
 def _latest_run(path: Path) -> Path:

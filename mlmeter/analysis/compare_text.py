@@ -65,7 +65,7 @@ def _quality_rows(found: Comparison) -> list[tuple[str, ...]]:
 def _notes(found: Comparison) -> Iterator[str]:
     runs = sorted({count for difference in found.differences for count in difference.runs})
     counts = " to ".join(dict.fromkeys(str(count) for count in runs[:1] + runs[-1:]))
-    yield f"Runs of each: {counts}. First and this: mean joules, per unit where there is one."
+    yield f"Runs of each: {counts}. Joules are means, per unit where there is one."
     few = [
         difference for difference in found.differences if difference.repeats is None and not difference.reason
     ]

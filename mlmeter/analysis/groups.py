@@ -95,7 +95,9 @@ def independent_ratio(a: Sequence[float], b: Sequence[float]) -> GroupRatio:
     )
 
 
-def paired_ratio(a: Sequence[float], b: Sequence[float], pilot: int | None = None) -> GroupRatio:
+def paired_ratio(
+    a: Sequence[float], b: Sequence[float], pilot: int | None = None, confidence: float = CONFIDENCE
+) -> GroupRatio:
     """Return the ratio of runs that were made in pairs, so that what drifts slowly cancels.
 
     Args:
@@ -103,12 +105,13 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], pilot: int | None = Non
         pilot: how many pairs there were when the number of all pairs was chosen by their deviation. The
             interval then rests on the deviation of these alone (Stein's two stages): with that of all pairs
             it would be too narrow, because few pairs follow where it came out small by chance.
+        confidence: probability below the upper end of the interval; 0.975 for a 95 % interval.
     """
     differences = [math.log(after / before) for before, after in zip(a, b, strict=True)]
     first = differences[:pilot]
     deviation, degrees = math.sqrt(variance(first)), float(len(first) - 1)
     middle = fmean(differences)
-    half = student_quantile(CONFIDENCE, degrees) * deviation / math.sqrt(len(differences))
+    half = student_quantile(confidence, degrees) * deviation / math.sqrt(len(differences))
     method = PAIRED if pilot is None else STEIN
     return _exponential(middle, middle - half, middle + half, method, deviation, degrees, paired=True)
 

@@ -88,6 +88,15 @@ def test_pairs_without_scatter_stop_after_the_pilot_and_drop_the_warm_up() -> No
     assert sorted({pair for _, pair in made}) == [-2, -1, 0, 1, 2, 3]
 
 
+def test_a_large_difference_ends_it_early() -> None:
+    """Runs that scatter by 10 % would need a thousand pairs to find 2 %; half the energy shows at once."""
+    draw = random.Random(1)
+    pairs = make_pairs(Plan(limit=100), lambda side, _: draw.gauss(100, 10) / (1 + side), float)
+    assert pairs.early
+    assert not pairs.complete
+    assert len(pairs.runs[0]) == 6
+
+
 def test_pairs_end_at_the_limit() -> None:
     """What scatters too much is left unsettled, and says so."""
     draw = random.Random(1)
