@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from mlmeter.errors import ArgumentError, BudgetWarning, NothingMeteredWarning
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
-from mlmeter.measurement import Energy
+from mlmeter.measurement import COUNTED_KINDS, Energy
 from mlmeter.meter import active_recorder
 from mlmeter.report.text import number
 from mlmeter.units import NANOSECONDS_PER_SECOND
@@ -42,6 +42,8 @@ class _Spent:
     """The energy of a session so far, looked up not too often."""
 
     def __init__(self, meter: Metering | None, kind: str | None, check_seconds: float) -> None:
+        if kind is not None and kind not in COUNTED_KINDS:
+            raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(COUNTED_KINDS)}, or None")
         self._meter, self._kind = meter, kind
         self._recorder: LiveSession | None = None
         self._period_ns = round(check_seconds * NANOSECONDS_PER_SECOND)
@@ -59,11 +61,18 @@ class _Spent:
         """Return the energy, looked up again if that is due, or at once if `now`."""
         now_ns = self.recorder.now_ns()
         if now or self._next_ns is None or now_ns >= self._next_ns:
-            session = self.recorder.session()
-            self.energy, self.duration_seconds = session.total(self._kind), session.duration_seconds
+            self._look_up()
             cost_ns = self.recorder.now_ns() - now_ns
             self._next_ns = now_ns + max(self._period_ns, round(cost_ns / MOST_SHARE))
         return self.energy
+
+    def _look_up(self) -> None:
+        try:
+            session = self.recorder.session()
+            self.energy, self.duration_seconds = session.total(self._kind), session.duration_seconds
+        except Exception as error:  # whatever goes wrong here, the user's loop goes on
+            text = f"the energy could not be looked up: {type(error).__name__}: {error}"
+            self.recorder.remark("budget", text)
 
 
 class EnergyBudget:
@@ -90,7 +99,7 @@ class EnergyBudget:
         limit_text: that limit as it was given.
 
     Raises:
-        ArgumentError: no limit, or one that is not a number above 0; a factor is missing or wrong.
+        ArgumentError: no limit, or one that is not a number above 0; a factor is missing; no such kind.
 
     Example:
         >>> budget = EnergyBudget(grams_co2e=10.0, grams_per_joule=1e-4)

@@ -93,10 +93,12 @@ def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics under the names that they are kept by.
 
     Raises:
-        ArgumentError: a value is not a finite number.
+        ArgumentError: a name is no identifier, or a value is not a finite number.
     """
     found = {}
     for name, value in metrics.items():
+        if not name.isidentifier():
+            raise ArgumentError(f"{name!r} cannot name a metric: use letters, digits and underscores")
         try:
             number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
         except (TypeError, ValueError, OverflowError):

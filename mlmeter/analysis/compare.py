@@ -321,9 +321,8 @@ def _front(
     return tuple(name for name, best in zip(groups, chosen, strict=True) if best)
 
 
-def _check_effect(effect: float) -> None:
-    # True is no share either.
-    if type(effect) is not float or not 0 < effect < 1:
+def _check_effect(effect: object) -> None:
+    if not isinstance(effect, float) or not 0 < effect < 1:
         raise ArgumentError(f"effect={effect!r}: expected a share between 0 and 1, such as 0.02 for 2 %")
 
 

@@ -13,6 +13,7 @@ from mlmeter.analysis.phase_energies import (
     Metered,
     check_distinct,
     energies_by_phase,
+    overlaps,
     phase_energies,
     recordings_of,
 )
@@ -99,6 +100,7 @@ class Lifecycle:
         servings: inference by name of its windows.
         forecast: for the expected number of inferences; None if no number was given.
         independent: whether errors of what is paid once and of inference have nothing in common.
+        notes: what a reader must know.
     """
 
     phases: tuple[PhaseShare, ...]
@@ -108,6 +110,7 @@ class Lifecycle:
     servings: tuple[Serving, ...]
     forecast: Forecast | None
     independent: bool
+    notes: tuple[str, ...] = ()
 
     def expect(self, inferences: float, name: str | None = None) -> Forecast:
         """Return the energy of a life with so many inferences.
@@ -210,6 +213,7 @@ def lifecycle(
         servings=tuple(servings[1:]),
         forecast=None,
         independent=independent,
+        notes=tuple(overlaps([*chosen, *tried])),
     )
     if expected_inferences is None:
         return life

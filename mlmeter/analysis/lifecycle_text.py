@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlmeter.analysis.figure import Figure
 from mlmeter.measurement import Provenance
-from mlmeter.report.text import interval, number, percent, shorten, table
+from mlmeter.report.text import fitting_table, interval, number, percent, shorten
 from mlmeter.work import singular
 
 if TYPE_CHECKING:
     from mlmeter.analysis.lifecycle import Forecast, Lifecycle, Serving
 
-PHASE_HEADER = ("phase", "seconds", "joules", "95 % interval", "share", "95 % interval")
-SERVING_HEADER = ("inference", "joules each", "95 % interval", "break-even", "95 % interval")
+PHASE_HEADER = ("phase", "seconds", "joules", "95 % interval", "share", "95 % of share")
+SERVING_HEADER = ("inference", "J each", "95 % interval", "break-even", "95 % of break-even")
 MOST_SERVINGS = 20
+WIDTH = 80
 
 
 def lifecycle_text(life: Lifecycle) -> str:
@@ -30,14 +32,15 @@ def lifecycle_text(life: Lifecycle) -> str:
         )
         for phase in life.phases
     ]
-    parts = [table(PHASE_HEADER, rows)]
+    parts = [fitting_table(PHASE_HEADER, rows, width=WIDTH, drop=("seconds",))]
     if life.serving is None:
         parts.append("No inference was metered: nothing tells how many pay for the rest.")
     else:
         parts.append(servings_table(life))
     if life.forecast is not None:
         parts.append(_forecast_text(life.forecast))
-    parts.append("\n".join(_notes(life)))
+    notes = (*_notes(life), *life.notes)
+    parts.append("\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -46,7 +49,7 @@ def servings_table(life: Lifecycle) -> str:
     chosen = list(life.servings[:MOST_SERVINGS])
     if life.serving is not None and len(life.servings) != 1:
         chosen.append(life.serving)
-    return table(SERVING_HEADER, [_serving_row(serving) for serving in chosen])
+    return fitting_table(SERVING_HEADER, [_serving_row(serving) for serving in chosen], width=WIDTH)
 
 
 def _serving_row(serving: Serving) -> tuple[str, ...]:

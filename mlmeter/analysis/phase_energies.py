@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from mlmeter.analysis.figure import Figure, added
@@ -77,3 +78,16 @@ def phase_energies(recording: Recording) -> Iterator[tuple[str, Figure, float]]:
     for row, phase in enumerate(recording.resolution.phases):
         if seconds[phase] > 0:
             yield phase, Figure.of_energy(energy_value(columns, row)), seconds[phase]
+
+
+def overlaps(recordings: Sequence[Recording]) -> Iterator[str]:
+    """Say which sessions metered one whole machine at the same time: their energy is there twice."""
+    whole = [recording.run for recording in recordings if recording.process is None]
+    runs = sorted(whole, key=lambda run: (str(run.facts.get("host")), run.start_wall_ns))
+    for before, after in pairwise(runs):
+        end_wall_ns = before.start_wall_ns + before.end_ns - before.start_ns
+        if before.facts.get("host") == after.facts.get("host") and after.start_wall_ns < end_wall_ns:
+            yield (
+                f"{before.id} and {after.id} metered one machine at the same time: "
+                'that energy counts twice. Use scope="process".'
+            )

@@ -170,6 +170,8 @@ def test_a_metric_is_a_finite_number(value: object) -> None:
     ):
         with pytest.raises(ArgumentError, match="a metric is a finite number"):
             window.metric(accuracy=value)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="cannot name a metric"):
+            window.metric(**{"top 5": 0.9})
 
 
 def test_metrics_may_be_negative_and_come_late() -> None:

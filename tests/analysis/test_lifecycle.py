@@ -258,3 +258,37 @@ def test_wrong_units_and_phases(session: Session) -> None:
         mlmeter.lifecycle(session, paid_once=["inference"])
     with pytest.raises(ArgumentError, match="different units: samples in one, tokens in the other"):
         mlmeter.crossover(session.lifecycle(), both.lifecycle(unit="tokens"))
+
+
+def test_sessions_at_the_same_time_are_told() -> None:
+    """Two sessions of one whole machine that overlap count its energy twice; one after the other do not."""
+    clock = FakeClock()
+    first, second = (fake_meter(FakeBackend.with_power(clock, 9.0), clock=clock) for _ in "ab")
+    with first:
+        clock.advance(1.0)
+        with second:
+            clock.advance(1.0)
+    life = mlmeter.lifecycle([first.session, second.session])
+    assert "that energy counts twice" in life.notes[0]
+    assert "counts twice" in str(life)
+    third = fake_meter(FakeBackend.with_power(clock, 9.0), clock=clock)
+    with third:
+        clock.advance(1.0)
+    assert not mlmeter.lifecycle([first.session, third.session]).notes
+
+
+def test_text_of_wide_figures_fits_80_columns() -> None:
+    """Long names, small joules each and wide intervals: the names are cut, the figures are not."""
+    fields = {"provenance": "estimated", "interval_low_ratio": 0.297, "interval_high_ratio": 2.717}
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, 2.7, **fields), clock=clock)
+    with meter:
+        clock.advance(71.0)
+        for name, count in (("predict one by one", 216_000), ("predict in batches of many", 10_800_000)):
+            with meter.inference(name, predictions=count):
+                clock.advance(5.433)
+    text = str(meter.session.lifecycle(expected_inferences=123_456_789))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "J each" in text
+    for header in ("95 % interval", "95 % of share", "95 % of break-even"):
+        assert header in text

@@ -134,6 +134,18 @@ def test_no_energy_no_budget(clock: FakeClock) -> None:
     assert budget.remaining_joules is None
 
 
+def test_trouble_with_the_energy_does_not_break_the_loop(
+    meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the meter becomes an event; the loop runs to its end."""
+    budget = EnergyBudget(100.0, on_exceed="stop", meter=meter)
+    with meter:
+        with monkeypatch.context() as broken:
+            broken.setattr(meter.recorder, "session", lambda: 1 / 0)
+            assert len(worked(meter, budget, 5)) == 5
+    assert "ZeroDivisionError" in meter.session.events().query("kind == 'budget'")["message"].iloc[0]
+
+
 def test_the_energy_of_one_kind(clock: FakeClock) -> None:
     domains = [fake_domain(name="package-0"), fake_domain(name="gpu-0", kind="gpu")]
     meter = fake_meter(FakeBackend(domains, [lambda ns: ns // 10, lambda ns: ns // 100], clock), clock=clock)
@@ -158,6 +170,7 @@ def test_the_energy_of_one_kind(clock: FakeClock) -> None:
         ({"money": 5, "money_per_joule": -1}, "money_per_joule=-1"),
         ({"joules": 5, "on_exceed": "explode"}, 'expected "warn", "stop" or a function'),
         ({"joules": 5, "check_seconds": -1}, "check_seconds=-1"),
+        ({"joules": 5, "kind": "tpu"}, "kind='tpu': expected one of cpu, dram, gpu"),
     ],
 )
 def test_wrong_budgets(arguments: dict[str, object], message: str) -> None:
