@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-estimate bench-peers bench-page gpu-experiments soak-cycles build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -66,6 +66,9 @@ bench-resolving: $(READY)-demo  ## measure what resolving up to a million window
 
 bench-estimate: $(READY)-demo  ## judge the CPU estimate against servers of known power
 	@$(BIN)/python benchmarks/accuracy/cpu_estimate.py $(BENCH_ARGS)
+
+bench-compare: $(READY)-demo  ## judge comparisons and the schedule of mlmeter bench on simulated runs
+	@$(BIN)/python benchmarks/accuracy/compare.py $(BENCH_ARGS)
 
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)

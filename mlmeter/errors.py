@@ -9,6 +9,7 @@
     └── RunFileError (also ValueError)       a file of a run directory cannot be used
 
     MLMeterWarning (UserWarning)
+    ├── BudgetWarning                        more was used than a budget allows
     ├── EstimateWarning                      a figure of this session will be an estimate
     └── NothingMeteredWarning                no energy can be read on this machine
 
@@ -90,6 +91,10 @@ class StateWarning(MLMeterWarning):
 
 class NotWrittenWarning(MLMeterWarning):
     """The run directory could not be written; the session is still in memory."""
+
+
+class BudgetWarning(MLMeterWarning):
+    """More energy, CO2e or money was used than an `EnergyBudget` allows."""
 
 
 class EstimateWarning(MLMeterWarning):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.analysis.figure import Figure
+    from mlmeter.analysis.lifecycle import Lifecycle
     from mlmeter.impact import CarbonProvider, Embodied, Factor, Impact, IntensitySeries
     from mlmeter.report.page.impact_section import ImpactOfSession
 
@@ -176,6 +178,49 @@ class Session:
             water=water,
             fallback=fallback,
         )
+
+    def lifecycle(
+        self,
+        *,
+        expected_inferences: float | None = None,
+        unit: str | None = None,
+        phases: Mapping[str, str] | None = None,
+    ) -> Lifecycle:
+        """Return training against inference: shares, joules per inference, break-even count.
+
+        `mlmeter.lifecycle` does the same over many sessions and says what the arguments mean.
+
+        Raises:
+            ArgumentError: see `mlmeter.lifecycle`.
+        """
+        from mlmeter.analysis.lifecycle import lifecycle
+
+        return lifecycle(self, expected_inferences=expected_inferences, unit=unit, phases=phases)
+
+    def efficiency(self) -> pd.DataFrame:
+        """Return energy per unit of work, one row per phase, name of windows and unit.
+
+        With Wh per thousand, energy-delay products of a window, and mean, 95th percentile and peak power.
+        The columns are described on the page of tables.
+        """
+        from mlmeter.analysis.efficiency import efficiency
+
+        return efficiency(self)
+
+    def energy_to(self, metric: str, target: float, *, falling: bool = False) -> Figure:
+        """Return the energy from the start until a metric reached a target, linear between evaluations.
+
+        Args:
+            metric: what windows recorded, as in ``window.metric(accuracy=0.91)``.
+            target: the value to reach.
+            falling: True for a metric that is better the lower it is, such as a loss.
+
+        Raises:
+            ArgumentError: no window has the metric.
+        """
+        from mlmeter.analysis.target import energy_to
+
+        return energy_to(self, metric, target, falling=falling)
 
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""

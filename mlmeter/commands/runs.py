@@ -1,4 +1,4 @@
-"""Finding the run that a command is about."""
+"""Finding the runs that a command is about."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from mlmeter.journal import JOURNAL
 
 def latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / JOURNAL).exists():
-        return path
-    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
-    if not runs:
-        return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
+    runs = run_directories(path)
+    if len(runs) > 1 or runs != [path]:
+        click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
     return runs[-1]
+
+
+def run_directories(path: Path) -> list[Path]:
+    """Return the run that a path names, or all runs directly below it, in order of their names."""
+    if not path.is_dir() or (path / JOURNAL).exists():
+        return [path]
+    return sorted(journal.parent for journal in path.glob(f"*/{JOURNAL}")) or [path]
