@@ -400,6 +400,11 @@ def _stop_at_exit(meter: EnergyMeter) -> None:
         Finalize(None, meter.stop, exitpriority=0)
 
 
+def active_recorder() -> LiveSession:
+    """Return the recorder of the meter that is active here and now; the default meter's where none is."""
+    return _module.recorder
+
+
 _module = _ActiveMeter()
 window = _module.window
 training = _module.training
