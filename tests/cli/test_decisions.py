@@ -56,7 +56,7 @@ def test_compare_says_what_is_wrong(folders: tuple[Path, Path], tmp_path: Path) 
     assert "They count dear" in invoke("compare", "--unit", "images", *folders).output
     (tmp_path / "empty").mkdir()
     result = invoke("compare", folders[0], tmp_path / "empty")
-    assert (result.exit_code, "session.json" in result.output) == (1, True)
+    assert (result.exit_code, "journal.sqlite" in result.output) == (1, True)
 
 
 def test_a_limit_of_joules(folders: tuple[Path, Path]) -> None:
