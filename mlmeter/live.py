@@ -45,6 +45,8 @@ LONGEST_TIMEOUT_SECONDS = 3600.0
 LONGEST_DEVICE_SECONDS = 60.0
 SETTLE_STEPS = 20
 
+FORKED = "this process was forked from the one that is metered, whose session has its energy"
+
 _run_numbers = itertools.count(1)
 
 
@@ -87,7 +89,7 @@ class LiveSession:
         self.remark = self._log.remark
         self._devices = SessionDevices(sync, self.now_ns, self.remark)
         self._edges = (0, 0)
-        self._warned_not_running = False
+        self._warned_not_running = self._forked = False
         self._facts = facts
         self._sampler = sampler
         self._of_process = of_process
@@ -148,22 +150,29 @@ class LiveSession:
         with self._lock:
             if not self.running:
                 return
-            end_ns = self.now_ns()
-            if self._processes is not None:
-                self._processes.tick(edge=True)
-            self._settle(end_ns)
-            self._devices.end()
-            self.device = None
-            self._report_finished(final=True)
-            self._sampler.close_rows(self._sources, end_ns)
-            for domain, text in self._checks.disagreements():
-                self.remark("cross-check", text, domain)
-            self._note_states("end")
-            recording = self._recording(end_ns, finished=True)
-            self.running = False
+            # What Ctrl-C interrupts is done by the next call.
+            if self._final is None:
+                self._final = self._end()
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
-            self._final = Session(recording)
+            self.running = False
+
+    def _end(self) -> Session | None:
+        """Read for the last time and return the session; None in a child that an observer has forked."""
+        end_ns = self.now_ns()
+        if self._processes is not None:
+            self._processes.tick(edge=True)
+        self._settle(end_ns)
+        self._devices.end()
+        self.device = None
+        self._report_finished(final=True)
+        if not self.running:
+            return None
+        self._sampler.close_rows(self._sources, end_ns)
+        for domain, text in self._checks.disagreements():
+            self.remark("cross-check", text, domain)
+        self._note_states("end")
+        return Session(self._recording(end_ns, finished=True))
 
     def session(self) -> Session:
         """Return the final session, or a snapshot of the running one."""
@@ -178,7 +187,10 @@ class LiveSession:
         """Warn once that windows are opened although nothing records them."""
         if not self._warned_not_running:
             self._warned_not_running = True
-            state = "has been stopped" if self.started else "was never started"
+            if self._forked:
+                state = "runs in the process from which this one was forked"
+            else:
+                state = "has been stopped" if self.started else "was never started"
             text = f"meter {self._name!r} {state}: its windows are not metered"
             self._log.warn("window", text, StateWarning)
 
@@ -383,10 +395,16 @@ class LiveSession:
         ]
 
     def forget_after_fork(self) -> None:
-        """In a forked child: stop recording; the parent goes on and counts the child's energy."""
-        self.running = False
-        self.edge = self.device = self._processes = None
+        """In a forked child: record nothing; the parent goes on and counts the child's energy."""
+        self._lock = threading.RLock()
         self._devices.forget()
+        if self._final is not None and not self.running:
+            return
+        self.running, self._forked = False, True
+        self.edge = self.device = self._processes = self.finished = self._subscription = None
+        # Another thread of the parent may have been changing them: half changed is how they would stay.
+        self.log, self._sources, self._checks = WindowLog(), (), CrossChecks(self._sampler)
+        self._unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -91,7 +91,8 @@ class WindowLog:
     """Records the windows of one meter.
 
     `new_id`, `label_number`, `open` and `pending` are used on the hot path, from any thread,
-    without a lock: each use is one atomic step of the interpreter.
+    without a lock: each use is one atomic step of the interpreter. `open` also holds the windows
+    that are `pending`.
     """
 
     def __init__(self) -> None:
@@ -111,17 +112,18 @@ class WindowLog:
     @property
     def edges(self) -> tuple[int, int]:
         """Two numbers of which one changes whenever a window opens or closes."""
-        return len(self._columns[0]) + len(self.pending), len(self.open)
+        pending = len(self.pending)
+        return len(self._columns[0]) + pending, len(self.open) - pending
 
     def label_number(self, name: str, phase: str) -> int:
         """Return the number of a label, a new one for a new label."""
-        with self._lock:
-            number = self.label_numbers.get((name, phase))
-            if number is None:
-                number = len(self._label_table)
-                self._label_table.append(Label(name, phase))
-                self.label_numbers[name, phase] = number
-            return number
+        # Without a lock, which the thread that a signal's handler interrupts may hold.
+        label = Label(name, phase)
+        if label not in self._label_table:
+            self._label_table.append(label)
+        # Two threads may both have appended it: the first counts.
+        number = self.label_numbers[name, phase] = self._label_table.index(label)
+        return number
 
     def compact(self) -> None:
         """Move closed windows from the queue into the columns."""
@@ -138,11 +140,14 @@ class WindowLog:
                 self._lock.release()
 
     def _compact(self) -> None:
-        while self.pending:
-            batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
-            self._extend(self._columns, self._pieces, self._units, batch)
+        # First these: of windows that are put away below, or have been.
         while self.late_units:
             _add_units(self._units, *self.late_units.popleft())
+        while self.pending:
+            batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
+            # One that two threads have closed at a time is queued twice.
+            batch = [closed for closed in batch if self.open.pop(closed.id, None) is not None]
+            self._extend(self._columns, self._pieces, self._units, batch)
 
     def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
         """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
