@@ -423,6 +423,19 @@ def _stop_all() -> None:
             logger.exception("meter %r could not be stopped", meter.name)
         finally:
             meter._lock.release()
+    _keep_exit_code()
+
+
+def _keep_exit_code() -> None:
+    """Let a program that Ctrl-C has ended die of the signal, whatever was imported to write its run.
+
+    The interpreter remembers whether the last text that it has executed ended by KeyboardInterrupt.
+    """
+    trace = getattr(sys, "last_traceback", None)
+    interactive = hasattr(sys, "ps1") or (trace is not None and trace.tb_frame.f_back is not None)
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive:
+        with contextlib.suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")
 
 
 def _stop_at_exit_of_worker() -> None:

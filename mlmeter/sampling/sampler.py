@@ -365,6 +365,15 @@ class Sampler:
                     if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
                         self._generation += 1
                         self._start_thread()
+            self._replace_dead_thread(end)
+
+    def _replace_dead_thread(self, end: threading.Event) -> None:
+        """Go on with another thread if something, such as a debugger, has ended the sampler's."""
+        with self._lock:
+            if self._thread is not None and not self._thread.is_alive() and not end.is_set():
+                logger.error("the sampler's thread has ended: another one goes on")
+                self._generation += 1
+                self._start_thread()
 
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
