@@ -145,24 +145,30 @@ class LiveSession:
         self._report_sources(found.notes)
         self._take_baseline()
 
-    def stop(self) -> None:
-        """End the session; harmless when it has ended or never began."""
+    def stop(self, *, settle: bool = True) -> None:
+        """End the session; harmless when it has ended or never began.
+
+        Args:
+            settle: wait, but not long, until slow counters have shown the end.
+        """
         with self._lock:
             if not self.running:
                 return
             # What Ctrl-C interrupts is done by the next call.
             if self._final is None:
-                self._final = self._end()
+                self._final = self._end(settle=settle)
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
             self.running = False
 
-    def _end(self) -> Session | None:
+    def _end(self, *, settle: bool) -> Session | None:
         """Read for the last time and return the session; None in a child that an observer has forked."""
         end_ns = self.now_ns()
         if self._processes is not None:
             self._processes.tick(edge=True)
-        self._settle(end_ns)
+        self._sampler.tick()
+        if settle:
+            self._settle(end_ns)
         self._devices.end()
         self.device = None
         self._report_finished(final=True)
@@ -304,9 +310,8 @@ class LiveSession:
         return max((domain.update_period_seconds for domain in self._domains()), default=0.0)
 
     def _settle(self, end_ns: int) -> None:
-        """Read once more; wait, but not long, until slow counters have shown the end."""
+        """Wait, but not long, until slow counters have shown the end."""
         sampler, clock = self._sampler, self._sampler.clock
-        sampler.tick()
         slowest = self._slowest_period()
         deadline_ns = end_ns + round(min(SETTLE_PERIODS * slowest, LONGEST_SETTLE_SECONDS) * 1e9)
         waiter = threading.Event()

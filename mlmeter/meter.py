@@ -74,7 +74,7 @@ def _after_fork_in_child() -> None:
     _worker_exit = None
     _running.clear()
     for meter in list(_meters):
-        meter.forget_after_fork()
+        meter._forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -286,7 +286,7 @@ class EnergyMeter(WindowMethods):
                 self._write(self._output_dir)
                 self._unwritten = False
 
-    def forget_after_fork(self) -> None:
+    def _forget_after_fork(self) -> None:
         """In a forked child: the session, and what it will write, are the parent's."""
         self._lock = threading.RLock()
         self._starting = self._unwritten = False
@@ -418,6 +418,9 @@ def _stop_all() -> None:
         if not meter._lock.acquire(timeout=LONGEST_WAIT_AT_EXIT_SECONDS):
             continue
         try:
+            if meter._output_dir is None and meter._on_window is None:
+                # Nobody looks any more: the exit does not wait until slow counters have shown the end.
+                meter._live.stop(settle=False)
             meter.stop()
         except Exception:  # the next meter has its own files
             logger.exception("meter %r could not be stopped", meter.name)
