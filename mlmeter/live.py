@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmeter import baseline as baselines
@@ -31,6 +32,7 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
+    from mlmeter.journal.live_journal import LiveJournal
     from mlmeter.windows import DeviceEdges, Window
 
 # Rows kept from before a session or window: their slope tells the power at its start.
@@ -45,6 +47,8 @@ LONGEST_TIMEOUT_SECONDS = 3600.0
 LONGEST_DEVICE_SECONDS = 60.0
 SETTLE_STEPS = 20
 
+# Longest time between two ticks of a session that is written while it runs.
+JOURNAL_SECONDS = 0.5
 FORKED = "this process was forked from the one that is metered, whose session has its energy"
 
 _run_numbers = itertools.count(1)
@@ -70,10 +74,15 @@ class LiveSession:
         sampler: Sampler,
         baseline: baselines.Given = None,
         of_process: bool = False,
+        output_dir: Path | None = None,
     ) -> None:
+        self._output_dir = output_dir
+        self._journal: LiveJournal | None = None
         self._baseline = baseline
         self.log = WindowLog()
         self.running = False
+        # Whether the journal holds all of the session that has ended.
+        self.journalled = False
         self.base_phase = base_phase
         self.edge: Callable[[], None] | None = None
         self.device: DeviceEdges | None = None
@@ -105,6 +114,12 @@ class LiveSession:
         self._final: Session | None = None
 
     @property
+    def _tick_seconds(self) -> float:
+        """Time between ticks: what is read is to be on its way to the disk within a second."""
+        asked = self._period_seconds
+        return asked if self._output_dir is None else min(asked, JOURNAL_SECONDS)
+
+    @property
     def started(self) -> bool:
         """Whether the session has ever been started."""
         return bool(self._run_id)
@@ -115,7 +130,7 @@ class LiveSession:
         self._opened_ns = self.now_ns()
         with POOL.lock:
             self._sources, found = POOL.open(self._backends, self._power_sampling)
-            self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
+            self._subscription = self._sampler.subscribe(self._sources, self._tick_seconds, self._on_tick)
         try:
             self._begin(found)
         except BaseException:
@@ -144,6 +159,27 @@ class LiveSession:
         self.running = True
         self._report_sources(found.notes)
         self._take_baseline()
+        if self._output_dir is not None:
+            self._begin_journal(self._output_dir)
+
+    def _begin_journal(self, output_dir: Path) -> None:
+        from mlmeter.journal.live_journal import LiveJournal
+        from mlmeter.journal.progress import SessionParts
+
+        parts = SessionParts(
+            sampler=self._sampler,
+            sources=self._sources,
+            log=self.log,
+            devices=self._devices,
+            processes=self._processes,
+            unavailable=self._unavailable,
+            run=lambda: self._run(self.now_ns(), finished=False),
+            events=lambda: (*self._log.events, *self._source_events(self.now_ns())),
+            as_metered=self._as_metered,
+        )
+        self._journal = LiveJournal(
+            output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
+        )
 
     def stop(self, *, settle: bool = True) -> None:
         """End the session; harmless when it has ended or never began.
@@ -156,7 +192,11 @@ class LiveSession:
                 return
             # What Ctrl-C interrupts is done by the next call.
             if self._final is None:
-                self._final = self._end(settle=settle)
+                final = self._end(settle=settle)
+                if final is None:
+                    return
+                self.journalled = self._journal is not None and self._journal.finish(final.recording)
+                self._final = final
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
             self.running = False
@@ -329,6 +369,8 @@ class LiveSession:
             self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
+        if self._journal is not None and self.running:
+            self._journal.tick()
         return edges != self._edges
 
     def _report_finished(self, *, final: bool) -> None:
@@ -355,30 +397,10 @@ class LiveSession:
         """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
         start_ns = max(self._start_ns, since_ns or 0)
         rows = self._sampler.snapshot(self._sources)
-        cost = self._sampler.cost()
-        facts = {
-            **self._facts,
-            **host_facts(),
-            "sampler": asdict(cost),
-            "device_states": {name: dict(states) for name, states in self._states.items()},
-        }
         return Recording(
-            run=Run(
-                id=self._run_id,
-                name=self._name,
-                base_phase=self.base_phase,
-                start_ns=start_ns,
-                end_ns=end_ns,
-                start_wall_ns=self._start_wall_ns,
-                finished=finished,
-                facts=facts,
-            ),
+            run=self._run(end_ns, finished=finished, start_ns=start_ns),
             domains=tuple(
-                (
-                    _as_metered(domain, collected, start_ns),
-                    self._checks.of_session(domain, _since(collected, start_ns)),
-                )
-                for domain, collected in rows
+                self._as_metered(domain, _since(collected, start_ns), start_ns) for domain, collected in rows
             ),
             windows=self.log.snapshot(end_ns, since_ns),
             unavailable=self._unavailable,
@@ -386,6 +408,29 @@ class LiveSession:
             device=self._devices.times(since_ns),
             process=None if self._processes is None else self._processes.rows(start_ns),
         )
+
+    def _run(self, end_ns: int, *, finished: bool, start_ns: int | None = None) -> Run:
+        """Return the facts about the run up to `end_ns`."""
+        return Run(
+            id=self._run_id,
+            name=self._name,
+            base_phase=self.base_phase,
+            start_ns=self._start_ns if start_ns is None else start_ns,
+            end_ns=end_ns,
+            start_wall_ns=self._start_wall_ns,
+            finished=finished,
+            facts={
+                **self._facts,
+                **host_facts(),
+                "sampler": asdict(self._sampler.cost()),
+                "device_states": {name: dict(states) for name, states in self._states.items()},
+            },
+        )
+
+    def _as_metered(self, domain: Domain, rows: Rows, start_ns: int | None = None) -> tuple[Domain, Rows]:
+        """Return a domain and its rows as those of this session, or of the part since `start_ns`."""
+        start_ns = self._start_ns if start_ns is None else start_ns
+        return _as_derived(domain, rows, start_ns), self._checks.of_session(domain, rows)
 
     def _source_events(self, end_ns: int) -> list[Event]:
         return [
@@ -403,6 +448,9 @@ class LiveSession:
         """In a forked child: record nothing; the parent goes on and counts the child's energy."""
         self._lock = threading.RLock()
         self._devices.forget()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.abandon()
         if self._final is not None and not self.running:
             return
         self.running, self._forked = False, True
@@ -419,7 +467,7 @@ def _check_timeout(timeout_seconds: object) -> None:
         raise ArgumentError(f"timeout_seconds={timeout_seconds!r}: expected {accepted}")
 
 
-def _as_metered(domain: Domain, rows: Rows, start_ns: int) -> Domain:
+def _as_derived(domain: Domain, rows: Rows, start_ns: int) -> Domain:
     """Return the domain; as derived if power had to take the place of its counter in this session."""
     if rows.integrated_ns is None or rows.integrated_ns <= start_ns:
         return domain

@@ -335,6 +335,7 @@ class EnergyMeter(WindowMethods):
             sampler=self._sampler or shared_sampler(),
             baseline=self._baseline,
             of_process=self._scope == PROCESS,
+            output_dir=self._output_dir,
         )
 
     def _leave_context(self) -> None:
@@ -353,7 +354,8 @@ class EnergyMeter(WindowMethods):
 
         self.run_directory = self.write_error = None
         try:
-            self.run_directory = write_run(self.session.recording, output_dir)
+            recording, journalled = self.session.recording, self._live.journalled
+            self.run_directory = write_run(recording, output_dir, journalled=journalled)
         except Exception as error:  # whatever the disk or the recording does, the program goes on
             self.write_error = f"{type(error).__name__}: {error}"
             text = (

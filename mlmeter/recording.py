@@ -37,6 +37,8 @@ MOST_GROUPS = 200
 MANY_WINDOWS = 100_000
 MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
+# In place of a setting: as the session was metered.
+AS_METERED = "as-metered"
 TABLES = ("phases", "windows", "window_names", "bursts", "domains", "shares", "samples", "events")
 
 

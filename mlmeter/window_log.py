@@ -7,11 +7,12 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 FAILED = 1
 SYNCHRONISED = 2
@@ -85,6 +86,35 @@ class WindowRecords:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class WindowMark(NamedTuple):
+    """How much somebody has copied of a log: windows, pieces, labels, threads, and counts by unit."""
+
+    windows: int = 0
+    pieces: int = 0
+    labels: int = 0
+    threads: int = 0
+    units: Mapping[str, int] = {}
+
+
+class WindowNews(NamedTuple):
+    """What has come to a log since a mark.
+
+    Attributes:
+        columns: of closed windows in order of closing, as `WindowRecords` has them.
+        pieces, units, labels, threads: likewise.
+        still_open: windows that are open now, the oldest first, with the numbers of their threads.
+        mark: of who has copied this.
+    """
+
+    columns: tuple[array[int], ...]
+    pieces: list[tuple[int, int, int]]
+    units: dict[str, tuple[array[int], array[float]]]
+    labels: list[Label]
+    threads: list[str]
+    still_open: list[Closed]
+    mark: WindowMark
 
 
 class WindowLog:
@@ -181,6 +211,34 @@ class WindowLog:
                 units,
                 tuple(self._label_table),
                 tuple(self._thread_names),
+            )
+
+    def news(self, mark: WindowMark, most_open: int) -> WindowNews:
+        """Return what has come since `mark`, and up to so many windows that are open."""
+        self.compact()
+        with self._lock:
+            still_open = [window.closed() for window in list(self.open.values())[:most_open]]
+            numbered = [item._replace(thread=self._thread_number(item.thread)) for item in still_open]
+            units = {
+                name: (ids[mark.units.get(name, 0) :], counts[mark.units.get(name, 0) :])
+                for name, (ids, counts) in self._units.items()
+            }
+            # Labels come without the lock: what is told and what the mark says must agree.
+            labels = self._label_table[mark.labels :]
+            return WindowNews(
+                tuple(column[mark.windows :] for column in self._columns),
+                self._pieces[mark.pieces :],
+                {name: new for name, new in units.items() if new[0]},
+                labels,
+                self._thread_names[mark.threads :],
+                numbered,
+                WindowMark(
+                    len(self._columns[0]),
+                    len(self._pieces),
+                    mark.labels + len(labels),
+                    len(self._thread_names),
+                    {name: len(ids) for name, (ids, _) in self._units.items()},
+                ),
             )
 
     def _extend(

@@ -11,7 +11,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mlmeter.device_time.clock import REFERENCE_TRIES, DeviceClock, Reference
@@ -208,6 +208,15 @@ class DeviceEvents:
             for clock in self._clocks.values():
                 clock.append_references(references)
             return DeviceTimes(**spans, **references, uuids=self.uuids())
+
+    def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
+        """Return what has been read since there were so many spans, and references of each device."""
+        with self._lock:
+            new = {name: column[spans:] for name, column in self._spans.items()}
+            columns = {name: array(typecode) for name, typecode in REFERENCE_COLUMNS.items()}
+            for number, clock in self._clocks.items():
+                clock.append_references(columns, references.get(number, 0))
+            return DeviceTimes(**new, **columns, uuids=self.uuids())
 
     def end_ns(self, mark: Mark | None) -> int | None:
         """Return the host's time at which a device reached a mark, about; None if it has not yet.

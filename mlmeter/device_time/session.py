@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mlmeter.device_time.cuda import initialised_cuda
@@ -97,6 +97,10 @@ class SessionDevices:
     def times(self, since_ns: int | None) -> DeviceTimes:
         """Return what is known of windows, or of those since some time."""
         return DeviceTimes() if self._events is None else self._events.times(since_ns)
+
+    def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
+        """Return what has been read since there were so many spans, and references of each device."""
+        return DeviceTimes() if self._events is None else self._events.news(spans, references)
 
     def forget(self) -> None:
         """In a forked child: the device's events are the parent's."""

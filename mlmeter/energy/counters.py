@@ -12,6 +12,7 @@ from array import array
 from typing import NamedTuple
 
 from mlmeter.energy.cross_check import LOWEST_WATTS, NOTHING, BothEnergies, CrossCheck
+from mlmeter.energy.row_columns import RowColumns
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.units import NANOSECONDS_PER_SECOND, SECONDS_PER_NANOSECOND
 
@@ -31,8 +32,6 @@ INTEGRATED_RATIO = 0.9
 CAUGHT_UP_RATIO = 0.5
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
-# In the column of the driver's time stamps: the reading had none.
-NO_DRIVER_TIME = -1
 
 
 class Remark(NamedTuple):
@@ -70,30 +69,6 @@ class Rows(NamedTuple):
     integrated_ns: int | None = None
 
 
-class DriverTimes:
-    """The driver's time stamps of rows; no memory is used where there are none."""
-
-    def __init__(self) -> None:
-        self._times: array[int] | None = None
-
-    def note(self, reading: Reading, rows: int) -> None:
-        """Take the time of the reading that has just made row number `rows`, from 1."""
-        if self._times is None:
-            if reading.driver_time_ns is None:
-                return
-            self._times = array("q", [NO_DRIVER_TIME]) * (rows - 1)
-        self._times.append(NO_DRIVER_TIME if reading.driver_time_ns is None else reading.driver_time_ns)
-
-    def keep(self, rows: int) -> None:
-        """Forget the times of all but the first rows."""
-        if self._times is not None:
-            del self._times[rows:]
-
-    def snapshot(self) -> array[int] | None:
-        """Return a copy of the times, one for each row; None if no row has one."""
-        return None if self._times is None else self._times[:]
-
-
 class CounterRows:
     """Collects the readings of one counter domain, in any order of arrival."""
 
@@ -108,10 +83,7 @@ class CounterRows:
         self._period_ns = round(domain.update_period_seconds * NANOSECONDS_PER_SECOND)
         self._longest_period_ns = round(self._period_ns * LONGEST_PERIOD_RATIO)
         self._stuck_ns = round(max(STUCK_PERIODS * domain.update_period_seconds, STUCK_SECONDS) * 1e9)
-        self._after = array("q")
-        self._before = array("q")
-        self._totals = array("q")
-        self._driver = DriverTimes()
+        self.columns = RowColumns()
         self._check = CrossCheck(domain)
         self._gaps: list[tuple[int, int]] = []
         self._last: Reading | None = None
@@ -135,22 +107,19 @@ class CounterRows:
         if last is not None and (reading.end_ns <= last.end_ns or reading.begin_ns < last.end_ns):
             return
         self.readings += 1
-        rows = len(self._totals)
         self._end_of_failures(reading)
         self._check.add(reading)
         if last is not None and reading.value == last.value:
             self._unchanged(last, reading)
         else:
             if last is None:
-                self._append(reading.begin_ns - self._longest_period_ns, reading.end_ns, 0)
+                self._append(reading.begin_ns - self._longest_period_ns, reading, 0)
             else:
-                rows = self._resumed(last, reading)
+                self._resumed(last, reading)
                 self._changed(last, reading)
-            self._own_row, self._own_ns = len(self._totals) - 1, reading.end_ns
+            self._own_row, self._own_ns = self.columns.end - 1, reading.end_ns
             self._both_at_own = self.cross_check or NOTHING
         self._last = reading
-        if len(self._totals) > rows:
-            self._driver.note(reading, len(self._totals))
 
     def fail(self, failure: Failure) -> None:
         """Note that the domain could not be read; the next reading covers the time in between."""
@@ -167,9 +136,10 @@ class CounterRows:
 
     def refreshed_since(self, time_ns: int) -> bool:
         """Return whether the counter has been seen to count up to `time_ns`; True if it fails."""
-        if self._failing_since_ns is not None or not self._totals:
+        if self._failing_since_ns is not None or not self.columns:
             return True
-        return (self._before if self._trusted else self._after)[-1] >= time_ns
+        rows = self.columns
+        return (rows.before_ns if self._trusted else rows.after_ns)[-1] >= time_ns
 
     def distrust_period(self, period_seconds: float, now_ns: int) -> None:
         """Take back that the last refresh is always recent: the counter is slower than was thought.
@@ -186,23 +156,21 @@ class CounterRows:
         assumed_ns = self._longest_period_ns
         self._fast = self._trusted = False
         self._longest_period_ns = max(assumed_ns, round(LONGEST_PERIOD_RATIO * period_seconds * 1e9))
-        for row, (after, before) in enumerate(zip(self._after, self._before, strict=True)):
+        rows = self.columns
+        for row, (after, before) in enumerate(zip(rows.after_ns, rows.before_ns, strict=True)):
             if before - after >= assumed_ns:
-                earliest = self._before[row - 1] if row else before - self._longest_period_ns
-                self._after[row] = min(after, max(earliest, before - self._longest_period_ns))
+                earliest = rows.before_ns[row - 1] if row else before - self._longest_period_ns
+                rows.rewrite_after(row, min(after, max(earliest, before - self._longest_period_ns)))
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            after_ns=self._after[:],
-            before_ns=self._before[:],
-            counts=self._totals[:],
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
             last_ns=self._last.end_ns if self._last is not None else None,
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_mean_watts,
-            driver_ns=self._driver.snapshot(),
             cross_check=self.cross_check,
             integrated_ns=self._integrated_ns,
         )
@@ -218,7 +186,7 @@ class CounterRows:
         if step < 0 and self._domain.modulus is not None:
             step += self._domain.modulus
         # From the earliest possible time of the last refresh: a late refresh is a big step, not a reset.
-        elapsed_seconds = (reading.end_ns - self._after[-1]) * SECONDS_PER_NANOSECOND
+        elapsed_seconds = (reading.end_ns - self.columns.after_ns[-1]) * SECONDS_PER_NANOSECOND
         plausible_joules = (
             1.2 * self._plausible_watts() * (elapsed_seconds + self._domain.update_period_seconds)
             + self._joules_per_count
@@ -234,7 +202,7 @@ class CounterRows:
             self.resets += 1
             self._lose(last, reading, "reset", f"fell or jumped from {last.value} to {reading.value} counts")
             step = 0
-        self._append(after, reading.end_ns, self._totals[-1] + step)
+        self._append(after, reading, self.columns.counts[-1] + step)
         self._stuck_reported = False
 
     def _unchanged(self, last: Reading, reading: Reading) -> None:
@@ -254,11 +222,11 @@ class CounterRows:
             text += "" if joules is None else "; its power is integrated instead"
             self.remarks.append(Remark(reading.end_ns, "stuck", text))
         if joules is None:
-            self._add_gap(self._before[-1], reading.begin_ns)
+            self._add_gap(self.columns.before_ns[-1], reading.begin_ns)
             return
-        total = self._totals[self._own_row] + round(joules / self._joules_per_count)
+        total = self._own_total + round(joules / self._joules_per_count)
         self._integrated_ns = reading.end_ns
-        self._append(last.begin_ns, reading.end_ns, max(total, self._totals[-1]))
+        self._append(last.begin_ns, reading, max(total, self.columns.counts[-1]))
 
     def _power_joules(self, reading: Reading) -> float | None:
         """Return what power says was used since the counter last moved; None if it says too little."""
@@ -270,26 +238,23 @@ class CounterRows:
             return None
         return added.power_joules
 
-    def _resumed(self, last: Reading, reading: Reading) -> int:
-        """See whether a counter that goes on has counted while it stood still; return the rows kept.
+    def _resumed(self, last: Reading, reading: Reading) -> None:
+        """See whether a counter that goes on has counted while it stood still.
 
         If so, it is better than the power that was integrated in its place.
         """
-        own, rows = self._own_row, len(self._totals)
-        if rows == own + 1:
-            return rows
-        integrated, step = self._totals[-1] - self._totals[own], reading.value - last.value
-        elapsed_seconds = (reading.end_ns - self._after[own]) * SECONDS_PER_NANOSECOND
+        own, rows = self._own_row, self.columns
+        if rows.end == own + 1:
+            return
+        integrated, step = rows.counts[-1] - self._own_total, reading.value - last.value
+        elapsed_seconds = (reading.end_ns - rows.after_ns[own - rows.first]) * SECONDS_PER_NANOSECOND
         most = 1.2 * self._plausible_watts() * elapsed_seconds / self._joules_per_count
         if not CAUGHT_UP_RATIO * integrated <= step <= most:
             self._integrated_before_ns = self._integrated_ns
-            return rows
-        for column in (self._after, self._before, self._totals):
-            del column[own + 1 :]
-        self._driver.keep(own + 1)
+            return
+        rows.take_back(own + 1)
         self._mean_anchor = min(self._mean_anchor, own)
         self._integrated_ns = self._integrated_before_ns
-        return own + 1
 
     def _end_of_failures(self, reading: Reading) -> None:
         if self._failing_since_ns is None:
@@ -313,7 +278,7 @@ class CounterRows:
 
     def _lose(self, last: Reading, reading: Reading, kind: str, what: str) -> None:
         # What was used since the last refresh was never shown, however often it has been looked for.
-        start_ns = min(last.end_ns, self._before[-1])
+        start_ns = min(last.end_ns, self.columns.before_ns[-1])
         self._add_gap(start_ns, reading.end_ns)
         seconds = (reading.end_ns - start_ns) / 1e9
         text = f"{self._domain.name}: counter {what}; energy of {seconds:.3f} s is not known"
@@ -328,16 +293,23 @@ class CounterRows:
         if end_ns > start_ns:
             self._gaps.append((start_ns, end_ns))
 
-    def _append(self, after_ns: int, before_ns: int, total: int) -> None:
-        self._after.append(after_ns)
-        self._before.append(before_ns)
-        self._totals.append(total)
-        anchor = self._mean_anchor
-        seconds = (before_ns - self._before[anchor]) * SECONDS_PER_NANOSECOND
+    @property
+    def _own_total(self) -> int:
+        return self.columns.counts[self._own_row - self.columns.first]
+
+    def _append(self, after_ns: int, reading: Reading, total: int) -> None:
+        rows, before_ns = self.columns, reading.end_ns
+        rows.append(after_ns, before_ns, total, reading.driver_time_ns)
+        anchor = self._mean_anchor - rows.first
+        seconds = (before_ns - rows.before_ns[anchor]) * SECONDS_PER_NANOSECOND
         if seconds >= max(SHORTEST_MEAN_SECONDS, self._domain.update_period_seconds / 2):
-            watts = (total - self._totals[anchor]) * self._joules_per_count / seconds
+            watts = (total - rows.counts[anchor]) * self._joules_per_count / seconds
             self._largest_mean_watts = max(self._largest_mean_watts, watts)
-            self._mean_anchor = len(self._totals) - 1
+            self._mean_anchor = rows.end - 1
+
+    def forget(self, number: int) -> None:
+        """Forget the rows before `number`, but for those that the next reading is compared with."""
+        self.columns.forget(min(number, self._own_row, self._mean_anchor))
 
     def _bounding_watts(self) -> float:
         return max(self._domain.max_power_watts or DEFAULT_MAX_POWER_WATTS, 1.5 * self._largest_mean_watts)

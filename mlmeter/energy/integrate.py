@@ -5,9 +5,8 @@ Every reading is kept, also unchanged ones: a held value is not a ramp to the ne
 
 from __future__ import annotations
 
-from array import array
-
-from mlmeter.energy.counters import DriverTimes, Remark, Rows
+from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.row_columns import RowColumns
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
 
@@ -27,10 +26,8 @@ class GaugeRows:
         self._watts_per_count = domain.watts_per_count
         self._remedy = remedy
         self._gap_ns = round(longest_step_seconds(domain) * 1e9)
-        self._begin = array("q")
-        self._end = array("q")
-        self._counts = array("q")
-        self._driver = DriverTimes()
+        # Begin and end of each read.
+        self.columns = RowColumns()
         self._gaps: list[tuple[int, int]] = []
         self._failing_since_ns: int | None = None
         self._largest_watts = 0.0
@@ -40,19 +37,17 @@ class GaugeRows:
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""
-        if self._end and reading.end_ns <= self._end[-1]:
+        last_ns = self._last_ns
+        if last_ns is not None and reading.end_ns <= last_ns:
             return
         self.readings += 1
         failing_since_ns, self._failing_since_ns = self._failing_since_ns, None
-        if self._end and reading.begin_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(self._end[-1], reading.begin_ns, "" if failing_since_ns else self._remedy)
-        elif not self._end and failing_since_ns and reading.begin_ns - failing_since_ns > self._gap_ns:
+        if last_ns is not None and reading.begin_ns - last_ns > self._gap_ns:
+            self._book_gap(last_ns, reading.begin_ns, "" if failing_since_ns else self._remedy)
+        elif last_ns is None and failing_since_ns and reading.begin_ns - failing_since_ns > self._gap_ns:
             # Nothing is known of the time before the first reading.
             self._book_gap(failing_since_ns, reading.begin_ns)
-        self._begin.append(reading.begin_ns)
-        self._end.append(reading.end_ns)
-        self._counts.append(reading.value)
-        self._driver.note(reading, len(self._counts))
+        self.columns.append(reading.begin_ns, reading.end_ns, reading.value, reading.driver_time_ns)
         self._largest_watts = max(self._largest_watts, reading.value * self._watts_per_count)
 
     def fail(self, failure: Failure) -> None:
@@ -64,30 +59,37 @@ class GaugeRows:
 
     def close(self, end_ns: int) -> None:
         """Book a gap up to `end_ns` if power has not been read for long."""
-        if self._end and end_ns - self._end[-1] > self._gap_ns:
-            self._book_gap(self._end[-1], end_ns)
+        last_ns = self._last_ns
+        if last_ns is not None and end_ns - last_ns > self._gap_ns:
+            self._book_gap(last_ns, end_ns)
 
     def refreshed_since(self, time_ns: int) -> bool:
         """Return whether power has been read since `time_ns`; True if it fails."""
-        return self._failing_since_ns is not None or not self._end or self._begin[-1] >= time_ns
+        rows = self.columns
+        return self._failing_since_ns is not None or not rows or rows.after_ns[-1] >= time_ns
 
     @property
     def cross_check(self) -> None:
         """Nothing: there is no counter to compare the power with."""
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            after_ns=self._begin[:],
-            before_ns=self._end[:],
-            counts=self._counts[:],
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
-            last_ns=self._end[-1] if self._end else None,
+            last_ns=self._last_ns,
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_watts,
-            driver_ns=self._driver.snapshot(),
         )
+
+    def forget(self, number: int) -> None:
+        """Forget the rows before `number`; the newest stays."""
+        self.columns.forget(number)
+
+    @property
+    def _last_ns(self) -> int | None:
+        return self.columns.before_ns[-1] if self.columns else None
 
     def _book_gap(self, start_ns: int, end_ns: int, remedy: str = "") -> None:
         self._gaps.append((start_ns, end_ns))

@@ -125,6 +125,22 @@ class ProcessReader:
             if locked:
                 self._lock.release()
 
+    def news(self, cpu: int, gpus: Mapping[str, int]) -> ProcessRows:
+        """Return what has been read since there were so many readings, and of each GPU."""
+        locked = self._lock.acquire(timeout=LONGEST_WAIT_SECONDS)
+        try:
+            return ProcessRows(
+                **_from(self._cpu, cpu),
+                gpus={
+                    name: GpuRows(**_from(columns, gpus.get(name, 0)), reason=self._gpu_reasons.get(name))
+                    for name, columns in self._gpus.items()
+                },
+                reason=self._reason,
+            )
+        finally:
+            if locked:
+                self._lock.release()
+
     def _read(self, *, edge: bool) -> None:
         begin_ns = self._clock.now_ns()
         times = self._times.read()
@@ -219,7 +235,10 @@ def _empty(typecodes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _since(columns: Mapping[str, Any], since_ns: int) -> dict[str, Any]:
-    first = max(0, bisect_right(columns["at_ns"], since_ns) - ROWS_BEFORE)
+    return _from(columns, max(0, bisect_right(columns["at_ns"], since_ns) - ROWS_BEFORE))
+
+
+def _from(columns: Mapping[str, Any], first: int) -> dict[str, Any]:
     # A reading that hangs may have filled some of the columns only.
     size = min(map(len, columns.values()))
     return {name: column[first:size] for name, column in columns.items()}

@@ -17,9 +17,11 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.row_columns import RowMark
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
@@ -52,6 +54,22 @@ class Cost:
     reads: int
     cpu_seconds: float
     polls: Mapping[str, int]
+
+
+class RowNews(NamedTuple):
+    """New rows of one domain.
+
+    Attributes:
+        domain: whose.
+        rows: everything that is known of it, but only the new rows.
+        back: how many of the rows copied before are not valid any more.
+        mark: of who has copied these.
+    """
+
+    domain: Domain
+    rows: Rows
+    back: int
+    mark: RowMark
 
 
 class Subscription:
@@ -180,6 +198,27 @@ class Sampler:
         with self._lock:
             self._reads.drain()
             return [pair for source in sources for pair in source.snapshot()]
+
+    def marks_at(self, sources: Sequence[Source], time_ns: int, rows_before: int) -> list[RowMark]:
+        """Return, of every domain, the mark of who wants the rows since `time_ns` and some before."""
+        with self._lock:
+            columns = [rows.columns for source in sources for rows in source.rows]
+            return [item.mark_at(time_ns, rows_before) for item in columns]
+
+    def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
+        """Return what has been read of every domain since the marks, one for each."""
+        with self._lock:
+            self._reads.drain()
+            rest, found = iter(marks), []
+            for source in sources:
+                pairs = zip(source.rows, rest, strict=False)
+                mine = [(mark, *rows.columns.news(mark)) for rows, mark in pairs]
+                copies = source.snapshot([start for _, start, _ in mine])
+                found += [
+                    RowNews(domain, rows, max(0, old.end - start), new)
+                    for (domain, rows), (old, start, new) in zip(copies, mine, strict=True)
+                ]
+            return found
 
     def remarks(self, sources: Sequence[Source]) -> list[tuple[str, Remark]]:
         """Return what has been remarked about the domains of `sources`, with the domain's name."""

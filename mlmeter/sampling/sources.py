@@ -235,11 +235,13 @@ class Source:
         except Exception:
             return {}
 
-    def snapshot(self) -> list[tuple[Domain, Rows]]:
-        """Return the rows of every domain so far."""
+    def snapshot(self, numbers: Sequence[int] | None = None) -> list[tuple[Domain, Rows]]:
+        """Return the rows of every domain so far, or from a number on."""
         return [
-            (domain, self.rows[position].snapshot()._replace(period_seconds=self.period_seconds(position)))
-            for position, domain in enumerate(self.domains)
+            (domain, rows.snapshot(number)._replace(period_seconds=self.period_seconds(position)))
+            for position, (domain, rows, number) in enumerate(
+                zip(self.domains, self.rows, numbers or [0] * len(self.rows), strict=True)
+            )
         ]
 
     def longest_safe_period_seconds(self) -> float:

@@ -105,7 +105,7 @@ def session_of(folder: Path) -> Session:
     with (folder / "runs.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["session"] == manifest.parent.name
-    assert {path.suffix for path in manifest.parent.iterdir()} == {".csv", ".json", ".npz"}
+    assert {path.suffix for path in manifest.parent.iterdir()} == {".csv", ".json", ".sqlite"}
     session = mlmeter.load(manifest.parent)
     assert session.finished
     return session
@@ -252,7 +252,7 @@ def test_ctrl_c_while_the_run_is_written(tmp_path: Path) -> None:
 from mlmeter.report import run_directory
 write = run_directory.write_run
 
-def interrupted(*arguments):
+def interrupted(*arguments, **more):
     run_directory.write_run = write
     signal.raise_signal(signal.SIGINT)
 

@@ -1,0 +1,1 @@
+"""The journal of a run: every row, window and event, in one SQLite file that survives a crash."""
