@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
-  bench-resolving bench-estimate bench-peers gpu-experiments build clean
+  bench-resolving bench-estimate bench-peers gpu-experiments soak-kills build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -69,6 +69,9 @@ gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GP
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+soak-kills: $(READY)-demo  ## kill a thousand metered programs and see what of their runs is left (minutes)
+	@$(BIN)/python -W ignore benchmarks/soak/kills.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -17,18 +17,34 @@ from tests.runtime.processes import LIMIT_SECONDS, run_script, start_script
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
-SETUP = """
+SCRIPT = """
 import os, signal, sys, threading
 import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.clock import MonotonicClock
+from mlmeter.journal import live_journal
 from mlmeter.testing import FakeBackend
+
+live_journal.PERIOD_NS = 1
 
 def hooks():
     numbers = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
     return [signal.getsignal(number) for number in numbers], sys.excepthook, threading.excepthook
 
+def wait_for_journal():
+    # Two writings later, what is open or closed now is in one of them.
+    live = running().recorder
+    for _ in range(2):
+        before = live._journal._written
+        while live._journal._written is before:
+            threading.Event().wait(0.01)
+
+def running():
+    return mlmeter.meter._running[-1]
+
 def end():
+    if WAIT:
+        wait_for_journal()
     END
 
 def meter():
@@ -36,6 +52,14 @@ def meter():
 
 before = hooks()
 """
+
+
+def setup(end: str = "pass", *, wait: bool = False) -> str:
+    """Return the head of a script, whose function `end` ends it."""
+    return SCRIPT.replace("END", end).replace("WAIT", str(wait))
+
+
+SETUP = setup()
 
 # How users hold a meter. Each ends inside a window, or outside.
 HOLDERS = {
@@ -117,13 +141,22 @@ def flags_of(session: Session) -> dict[str, int]:
     return dict(zip(names, records.flags, strict=True))
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["in a window", "outside"])
-@pytest.mark.parametrize("holder", HOLDERS)
-@pytest.mark.parametrize("end", ENDS)
-def test_ends(tmp_path: Path, end: str, holder: str, *, inside: bool) -> None:
+# Leaving a window matters most where a block closes it.
+CASES = [
+    *((end, holder, True) for end in ENDS for holder in HOLDERS),
+    *((end, "with", False) for end in ENDS),
+]
+
+
+@pytest.mark.parametrize(
+    ("end", "holder", "inside"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else f"inside={value}",
+)
+def test_ends(tmp_path: Path, end: str, holder: str, inside: bool) -> None:
     """Exit code, output and signal handlers are the program's; the run is complete if there was a chance."""
     statement, code, failed, written = ENDS[end]
-    text = SETUP.replace("END", statement) + HOLDERS[holder].replace("INSIDE", str(inside))
+    text = setup(statement, wait=not written) + HOLDERS[holder].replace("INSIDE", str(inside))
     variables = {"MLMETER_OUTPUT_DIR": "runs"} if holder == "default" else {}
     found, output, errors = run_script(tmp_path, text, **variables)
     assert (found, output) == (code, ""), errors
@@ -132,13 +165,28 @@ def test_ends(tmp_path: Path, end: str, holder: str, *, inside: bool) -> None:
     last_line = errors.rstrip().rpartition("\n")[2]
     expected = {"exception": "RuntimeError: bad luck", "sys.exit with a text": "bad luck"}
     assert last_line == expected.get(end, "KeyboardInterrupt" if end == "SIGINT" else ""), errors
+    left = FAILED if failed else 0
     if not written:
-        assert not list(tmp_path.glob("runs/*/session.json"))
-        assert not (tmp_path / "runs" / "runs.csv").exists()
-        return
+        left = OPEN
+        recover(tmp_path / "runs", holder)
     flags = flags_of(session_of(tmp_path / "runs"))
     assert flags["step"] == 0
-    assert flags.get("last", 0) == (FAILED if failed and inside else 0)
+    assert flags.get("last") == (left if inside else None)
+
+
+def recover(folder: Path, holder: str) -> None:
+    """Finish the files of a run of which there is a journal only."""
+    (journal,) = folder.glob("*/journal.sqlite")
+    assert not (folder / "runs.csv").exists()
+    assert {path.name for path in journal.parent.iterdir()} <= {journal.name, f"{journal.name}-wal"}
+    killed = mlmeter.load(journal)
+    assert not killed.finished
+    assert [event["kind"] for event in killed.records("events")][-1] == "killed"
+    if holder != "default":
+        # The default meter has this machine's own sources.
+        joules, seconds = killed.total().energy_joules, killed.duration_seconds
+        assert joules == pytest.approx(100 * seconds, rel=0.02)
+    assert mlmeter.recover(journal.parent).finished
 
 
 def test_a_dead_sampler_thread(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -304,3 +305,49 @@ def test_an_observer_that_forks(tmp_path: Path, where: str) -> None:
     assert (code, errors) == (0, ""), errors
     assert output.splitlines()[-1] == "[0, 0, 0]"
     assert list(runs_of(tmp_path / "runs").values()) == [{"step"}]
+
+
+JOURNALLED = """
+import gc
+from mlmeter.journal import live_journal
+
+live_journal.PERIOD_NS = 1
+
+def acknowledged(count):
+    while meter.recorder._journal._written.windows.windows < count:
+        threading.Event().wait(0.01)
+
+def use_and_leave():
+    with meter.window("in the child"):
+        pass
+    gc.collect()
+    with new_meter("own", output_dir="own") as own, own.training("own"):
+        pass
+
+meter = new_meter("parent", output_dir="runs").start()
+with meter.window("before"):
+    pass
+acknowledged(1)
+(journal,) = meter._output_dir.glob("*/journal.sqlite")
+inode = journal.stat().st_ino
+for number, end in enumerate((sys.exit, os._exit, lambda code: os.kill(os.getpid(), signal.SIGTERM))):
+    assert forked(use_and_leave, end) == (-signal.SIGTERM if number == 2 else 0)
+    # SQLite removes the log when the last connection is closed.
+    assert journal.with_name("journal.sqlite-wal").stat().st_size > 0
+    assert journal.stat().st_ino == inode
+    with meter.window(f"after {number}"):
+        pass
+    acknowledged(2 + number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_leaves_the_journal_of_its_parent_alone(tmp_path: Path) -> None:
+    """Children end with and without finalisation while the parent writes; then the parent is killed."""
+    code, _, errors = run_script(tmp_path, SETUP + JOURNALLED)
+    assert (code, errors) == (-signal.SIGKILL, ""), errors
+    (journal,) = (tmp_path / "runs").glob("*/journal.sqlite")
+    recovered = mlmeter.recover(journal)
+    assert recovered.total().energy_joules == pytest.approx(100 * recovered.duration_seconds, rel=0.02)
+    assert list(runs_of(tmp_path / "runs").values()) == [{"before", "after 0", "after 1", "after 2"}]
+    assert list(runs_of(tmp_path / "own").values()) == [{"own"}] * 3
