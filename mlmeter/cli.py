@@ -22,6 +22,7 @@ import click
 
 from mlmeter import __version__
 from mlmeter.errors import MLMeterError, MLMeterWarning
+from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -341,9 +342,9 @@ def recover(run_path: Path, *, as_json: bool) -> None:
 
 def _latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / "session.json").exists():
+    if not path.is_dir() or (path / JOURNAL).exists():
         return path
-    runs = sorted(item.parent for item in path.glob("*/session.json"))
+    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
     if not runs:
         return path
     click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)

@@ -126,6 +126,10 @@ class LiveSession:
 
     def start(self) -> None:
         """Open the sources and begin; never raises because of hardware."""
+        if self._output_dir is not None:
+            # Not while the session runs: it takes milliseconds.
+            import mlmeter.journal.live_journal  # noqa: F401
+
         # What the first read of a source says belongs to the session, too.
         self._opened_ns = self.now_ns()
         with POOL.lock:

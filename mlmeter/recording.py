@@ -7,7 +7,7 @@ gives the same report.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.cached import cached_property
@@ -91,6 +91,14 @@ class Recording:
     device: DeviceTimes = field(default_factory=DeviceTimes)
     # What tells this process' part; None if energies are those of the whole machine.
     process: ProcessRows | None = None
+
+    def with_run(self, run: Run) -> Recording:
+        """Return the recording with other facts about the run, of which no number depends."""
+        changed = replace(self, run=run)
+        if "resolution" in self.__dict__:
+            # Computing it again would give the same.
+            changed.__dict__["resolution"] = self.resolution
+        return changed
 
     @cached_property
     def resolution(self) -> Resolution:

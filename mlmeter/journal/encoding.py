@@ -27,7 +27,8 @@ GROWING, PLAIN, FLOAT = "q", "w", "d"
 MOST_NUMBERS = 4_000_000
 _WIDTH = 8
 _WRAP = 1 << 64
-_LEVEL = 6
+# Of zlib: batches that will be written again need not be as small as can be.
+FAST, SMALL = 1, 6
 
 
 class Part(NamedTuple):
@@ -51,12 +52,15 @@ class Part(NamedTuple):
 Ends = dict[int, list[int]]
 
 
-def encode(parts: Sequence[Part], ends: Mapping[int, Sequence[int]]) -> tuple[bytes, Ends]:
+def encode(
+    parts: Sequence[Part], ends: Mapping[int, Sequence[int]], level: int = SMALL
+) -> tuple[bytes, Ends]:
     """Return a batch, and the ends after it of the streams that it has parts of.
 
     Args:
         parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
         ends: of every stream before the batch; absent for a new one.
+        level: of compression.
     """
     numbers = array("q", [len(parts)])
     for part in parts:
@@ -71,7 +75,7 @@ def encode(parts: Sequence[Part], ends: Mapping[int, Sequence[int]]) -> tuple[by
             else:
                 numbers.extend(_bits(column) if code == FLOAT else column)
         after[part.stream] = mine
-    return zlib.compress(_planes(numbers), _LEVEL), after
+    return zlib.compress(_planes(numbers), level), after
 
 
 def merged(batches: Iterable[Sequence[Part]]) -> list[Part]:

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlmeter.journal.encoding import MOST_NUMBERS, Ends, Part, encode, merged
+from mlmeter.journal.encoding import FAST, MOST_NUMBERS, Ends, Part, encode, merged
 
-JOURNAL = "journal.sqlite"
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -127,7 +126,7 @@ class JournalFile:
             batches = [*tail.batches, batch]
             numbers = tail.numbers + sum(part.size for part in batch)
             if len(batches) < MERGED_BATCHES and numbers < MERGED_NUMBERS:
-                blob, ends = encode(batch, tail.ends)
+                blob, ends = encode(batch, tail.ends, FAST)
                 tail = tail._replace(batches=batches, ends={**tail.ends, **ends}, numbers=numbers)
                 self._connection.execute(insert, (tail.first + len(batches), blob))
                 continue

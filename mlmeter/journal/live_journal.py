@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlmeter.journal.file import JOURNAL, JournalFile
+from mlmeter.journal import JOURNAL
+from mlmeter.journal.file import JournalFile
 from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlmeter.errors import RunFileError
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import mark_finished
 from mlmeter.recording import Recording
@@ -34,7 +34,7 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
     recording = read_journal(directory / JOURNAL)
     if not recording.run.finished:
         facts = {**recording.run.facts, "killed": True}
-        recording = replace(recording, run=replace(recording.run, finished=True, facts=facts))
+        recording = recording.with_run(replace(recording.run, finished=True, facts=facts))
         mark_finished(recording, directory / JOURNAL)
     if not (directory / MANIFEST).exists():
         write_run_directory(recording, directory, journalled=True)

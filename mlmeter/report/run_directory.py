@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlmeter.frame.build import build_table
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
 from mlmeter.recording import TABLES, Recording

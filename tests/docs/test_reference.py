@@ -17,8 +17,7 @@ from mlmeter.backends.registry import BUILTINS
 from mlmeter.doctor.advice import RULE, Advice
 from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
-from mlmeter.journal import streams
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL, streams
 from mlmeter.recording import TABLES
 from mlmeter.report.runs_file import run_row
 from mlmeter.session import Session

@@ -6,7 +6,7 @@ import zlib
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmeter.journal.encoding import MOST_NUMBERS, Decoder, Ends, Part, encode, merged
@@ -54,6 +54,7 @@ def decoded(blobs: list[bytes]) -> dict[int, list[list[float]]]:
     return {stream: [column.tolist() for column in decoder.columns(stream)] for stream in CODES}
 
 
+@settings(deadline=None)
 @given(parts())
 def test_what_is_written_is_read(batches: list[list[Part]]) -> None:
     """Row for row, with what was taken back gone."""
@@ -66,6 +67,7 @@ def test_what_is_written_is_read(batches: list[list[Part]]) -> None:
     assert decoded(blobs) == expected(batches)
 
 
+@settings(deadline=None)
 @given(parts(), st.integers(0, 5))
 def test_merging_batches_changes_nothing(batches: list[list[Part]], first: int) -> None:
     """Small batches that are written again as one are read as if they had stayed."""
@@ -78,6 +80,7 @@ def test_merging_batches_changes_nothing(batches: list[list[Part]], first: int) 
     assert decoded(blobs) == expected(batches)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_batch_are_told(blob: bytes) -> None:
     """By ValueError, compressed or not."""

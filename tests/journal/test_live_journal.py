@@ -13,8 +13,7 @@ import pytest
 import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.errors import RunFileError
-from mlmeter.journal import live_journal
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.measurement import Failure, Reading
 from mlmeter.recording import TABLES
 from mlmeter.session import Session

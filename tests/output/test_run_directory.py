@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import mlmeter
 from mlmeter.errors import RunFileError
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 from mlmeter.report.run_directory import write_run
 from mlmeter.report.runs_file import append_run
