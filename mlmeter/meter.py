@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -34,14 +32,13 @@ from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
+from mlmeter.process_end import at_exit, at_exit_of_worker
 from mlmeter.sampling.power_process import THREAD
 from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
 from mlmeter.windows import Recorder, Window
 
 if TYPE_CHECKING:
-    from multiprocessing.util import Finalize
-
     from mlmeter.measurement import Energy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -58,7 +55,6 @@ _active: ContextVar[EnergyMeter | None] = ContextVar("mlmeter_meter", default=No
 _running: list[EnergyMeter] = []
 _meters: weakref.WeakSet[EnergyMeter] = weakref.WeakSet()
 _default: EnergyMeter | None = None
-_worker_exit: Finalize | None = None
 # A signal's handler may open a window while the meter of the same thread is being started.
 _default_lock = threading.RLock()
 
@@ -68,10 +64,9 @@ def _after_fork_in_child() -> None:
 
     What the child itself decorates is in a default meter of its own.
     """
-    global _default, _default_lock, _worker_exit
+    global _default, _default_lock
     # Another thread of the parent may have held any lock: nobody will release it here.
     _default, _default_lock = None, threading.RLock()
-    _worker_exit = None
     _running.clear()
     for meter in list(_meters):
         meter._forget_after_fork()
@@ -265,7 +260,7 @@ class EnergyMeter(WindowMethods):
             finally:
                 self._starting = False
             _running.append(self)
-            _stop_at_exit_of_worker()
+            at_exit_of_worker(_stop_all)
             self._token = _active.set(self)
         return self
 
@@ -412,7 +407,6 @@ def _new_default_meter() -> EnergyMeter:
         return EnergyMeter(phase=OTHER)
 
 
-@atexit.register
 def _stop_all() -> None:
     """At the end of the process, stop the meters that nobody has stopped, and write their runs."""
     for meter in list(_meters):
@@ -428,33 +422,9 @@ def _stop_all() -> None:
             logger.exception("meter %r could not be stopped", meter.name)
         finally:
             meter._lock.release()
-    _keep_exit_code()
 
 
-def _keep_exit_code() -> None:
-    """Let a program that Ctrl-C has ended die of the signal, whatever was imported to write its run.
-
-    The interpreter remembers whether the last text that it has executed ended by KeyboardInterrupt.
-    """
-    trace = getattr(sys, "last_traceback", None)
-    interactive = hasattr(sys, "ps1") or (trace is not None and trace.tb_frame.f_back is not None)
-    if getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive:
-        with contextlib.suppress(KeyboardInterrupt):
-            exec("raise KeyboardInterrupt")
-
-
-def _stop_at_exit_of_worker() -> None:
-    """Have meters stopped at the end of a worker of `multiprocessing`, which does not run `atexit`."""
-    global _worker_exit
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None:
-        return
-    from multiprocessing.util import Finalize
-
-    # Not that of the process from which this one was forked.
-    if _worker_exit is None or not _worker_exit.still_active():
-        _worker_exit = Finalize(None, _stop_all, exitpriority=0)
-
+at_exit(_stop_all)
 
 _module = _ActiveMeter()
 window = _module.window

@@ -176,8 +176,11 @@ class WindowLog:
         while self.pending:
             batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
             # One that two threads have closed at a time is queued twice.
-            batch = [closed for closed in batch if self.open.pop(closed.id, None) is not None]
+            batch = list({closed.id: closed for closed in batch if closed.id in self.open}.values())
             self._extend(self._columns, self._pieces, self._units, batch)
+            # Last: what Ctrl-C interrupts here is found among the open ones.
+            for closed in batch:
+                self.open.pop(closed.id, None)
 
     def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
         """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
@@ -195,6 +198,10 @@ class WindowLog:
             pieces = list(self._pieces)
             units = {name: (ids[:], counts[:]) for name, (ids, counts) in self._units.items()}
             still_open = [window.closed(now_ns) for window in list(self.open.values())]
+            if any(not item.flags & OPEN for item in still_open):
+                # Closed just now; or put away already, when Ctrl-C came.
+                known = set(columns[0])
+                still_open = [item for item in still_open if item.id not in known]
             self._extend(columns, pieces, units, still_open)
             order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
             in_order = [array(column.typecode, [column[row] for row in order]) for column in columns]
@@ -255,10 +262,9 @@ class WindowLog:
         )
         numbers = {ident: self._thread_number(ident) for ident in set(threads)}
         numbered = [numbers[ident] for ident in threads]
-        for column, values in zip(
-            columns, (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags), strict=True
-        ):
-            column.extend(values)
+        rows = (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags)
+        # In one step of the interpreter: Ctrl-C finds columns of the same length.
+        deque(map(array.extend, columns, rows), maxlen=0)
         for window_id, window_spans in zip(ids, spans, strict=True):
             if window_spans is not None:
                 pieces.extend((window_id, start, end) for start, end in window_spans)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlmeter import window_log
 from mlmeter.clock import MonotonicClock
 from mlmeter.meter import EnergyMeter, _module
 from mlmeter.sampling.sampler import Sampler
@@ -177,6 +178,31 @@ def test_a_window_that_closes_while_a_snapshot_is_made(clock: FakeClock) -> None
         records = meter.recorder.log.snapshot(clock.now_ns())
         assert (list(records.flags), sum(records.units["items"][1])) == ([0], 5)
         assert not meter.recorder.log.open
+
+
+@pytest.mark.parametrize("step", ["_extend", "_add_units", "_thread_number"])
+def test_ctrl_c_while_closed_windows_are_put_away(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """No window is lost or twice, and the columns fit each other."""
+    meter = fake_meter(FakeBackend.with_power(clock, 100), clock=clock)
+    owner = window_log if step == "_add_units" else WindowLog
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with meter:
+        for _ in range(3):
+            with meter.window("step", items=1):
+                clock.advance(1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, step, interrupted)
+            meter.recorder.log.compact()
+        with meter.window("step"):
+            clock.advance(1)
+    records = meter.session.recording.windows
+    assert list(records.ids) == [1, 2, 3, 4]
+    assert not any(records.flags)
 
 
 def test_a_window_that_two_threads_close_is_recorded_once(clock: FakeClock) -> None:
