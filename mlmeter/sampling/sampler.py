@@ -248,6 +248,11 @@ class Sampler:
             polls = sum((source.polls() for source in self._sources), self._polls)
         return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
 
+    @property
+    def learning(self) -> bool:
+        """Whether looks at counters may still cost what they may in the first minute of a process."""
+        return self._budget.first_looks
+
     # -- the metered program's threads -----------------------------------------------------
 
     def edge(self) -> None:
