@@ -32,8 +32,7 @@ import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.clock import MonotonicClock
 from mlmeter.errors import MLMeterError, RunFileError
-from mlmeter.journal import live_journal
-from mlmeter.journal.file import JOURNAL
+from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.testing import FakeBackend
 from mlmeter.window_log import OPEN
 
