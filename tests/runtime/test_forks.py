@@ -351,3 +351,41 @@ def test_a_child_leaves_the_journal_of_its_parent_alone(tmp_path: Path) -> None:
     assert recovered.total().energy_joules == pytest.approx(100 * recovered.duration_seconds, rel=0.02)
     assert list(runs_of(tmp_path / "runs").values()) == [{"before", "after 0", "after 1", "after 2"}]
     assert list(runs_of(tmp_path / "own").values()) == [{"own"}] * 3
+
+
+IN_SQLITE = """
+from mlmeter.journal import live_journal
+
+live_journal.PERIOD_NS = 1
+live_journal.LONGEST_WAIT_AT_FORK_SECONDS = 60
+write = live_journal.JournalFile.write
+inside = threading.Event()
+
+def slow_write(self, *arguments):
+    inside.set()
+    threading.Event().wait(0.05)
+    write(self, *arguments)
+    inside.clear()
+
+live_journal.JournalFile.write = slow_write
+
+def use_sqlite():
+    assert not inside.is_set()
+    with new_meter("own", output_dir="own") as own, own.training("own"):
+        pass
+
+with new_meter("parent", output_dir="runs") as meter:
+    for _ in range(3):
+        inside.wait()
+        assert forked(use_sqlite) == 0
+        with meter.training("step"):
+            pass
+"""
+
+
+def test_a_fork_waits_until_no_thread_is_inside_sqlite(tmp_path: Path) -> None:
+    """SQLite's own locks are free in the child, which writes a journal of its own."""
+    code, _, errors = run_script(tmp_path, SETUP + IN_SQLITE)
+    assert (code, errors) == (0, ""), errors
+    assert list(runs_of(tmp_path / "runs").values()) == [{"step"}]
+    assert list(runs_of(tmp_path / "own").values()) == [{"own"}] * 3
