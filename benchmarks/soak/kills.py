@@ -163,7 +163,8 @@ def judge(folder: Path, killed_ns: int, outcome: Outcome, *, recover: bool) -> N
         session = read(journals[0]) if journals else None
     except RunFileError as error:
         session = None
-        if acknowledged or old:
+        # One in which no transaction has come to its end says that it is empty.
+        if acknowledged or "is empty" not in str(error):
             outcome.broken = str(error)
     except (MLMeterError, OSError) as error:
         session = None
