@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-estimate bench-peers gpu-experiments soak-cycles soak-kills build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles soak-kills build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -67,6 +67,9 @@ bench-resolving: $(READY)-demo  ## measure what resolving up to a million window
 bench-estimate: $(READY)-demo  ## judge the CPU estimate against servers of known power
 	@$(BIN)/python benchmarks/accuracy/cpu_estimate.py $(BENCH_ARGS)
 
+bench-compare: $(READY)-demo  ## judge comparisons and the schedule of mlmeter bench on simulated runs
+	@$(BIN)/python benchmarks/accuracy/compare.py $(BENCH_ARGS)
+
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)
 
@@ -75,6 +78,9 @@ gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GP
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+bench-page: $(READY)-demo  ## measure how large the report page is and how fast a browser draws it
+	@$(BIN)/python benchmarks/page/run.py $(BENCH_ARGS)
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)

@@ -1,8 +1,8 @@
-"""The command line: demo, run, baseline, doctor, report.
+"""The command line: demo, run, baseline, doctor, report, impact, compare, bench, recover.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
-``--require-measured`` was given; ``run`` passes on the program's own.
+``--require-measured`` was given; 4 the gate of ``report`` failed; ``run`` passes on the program's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter import __version__
+from mlmeter.commands.bench import bench
+from mlmeter.commands.compare import compare
+from mlmeter.commands.gate import gate_options, judge
+from mlmeter.commands.impact import impact
+from mlmeter.commands.runs import latest_run
 from mlmeter.errors import MLMeterError, MLMeterWarning
-from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -54,6 +58,10 @@ def main() -> None:
     """Meter the real energy of GPUs and CPUs while code trains and serves models."""
     # Reports say what is estimated; the warning would only repeat it.
     warnings.simplefilter("ignore", MLMeterWarning)
+
+
+main.add_command(bench)
+main.add_command(compare)
 
 
 @main.command()
@@ -291,27 +299,52 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Write it as CSV; - for standard output.",
 )
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report page: one HTML file.",
+)
+@gate_options
 @json_option
-def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
-    """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
+def report(
+    run_path: Path,
+    table: str | None,
+    csv_path: Path | None,
+    html_path: Path | None,
+    *,
+    as_json: bool,
+    **gate: Any,
+) -> None:
+    """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
+
+    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
+    """
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
     try:
-        session = load(_latest_run(run_path))
+        session = load(latest_run(run_path))
+        if html_path is not None:
+            session.to_html(html_path)
+            click.echo(f"wrote {html_path}", err=True)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")
         elif as_json:
             click.echo(session.to_json())
         elif table is not None:
             click.echo(record_lines(session.records(table)))
-        else:
+        elif html_path is None:
             click.echo(session.summary())
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    judge(run_path, gate)
+
+
+main.add_command(impact)
 
 
 @main.command()
@@ -338,17 +371,6 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
     if failed:
         sys.exit(1)
-
-
-def _latest_run(path: Path) -> Path:
-    """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / JOURNAL).exists():
-        return path
-    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
-    if not runs:
-        return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
-    return runs[-1]
 
 
 def _write_csv(session: Session, path: Path, table: str) -> None:

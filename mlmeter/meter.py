@@ -426,6 +426,12 @@ def _stop_all() -> None:
 
 at_exit(_stop_all)
 
+
+def active_recorder() -> LiveSession:
+    """Return the recorder of the meter that is active here and now; the default meter's where none is."""
+    return _module.recorder
+
+
 _module = _ActiveMeter()
 window = _module.window
 training = _module.training

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.analysis.figure import Figure
+    from mlmeter.analysis.lifecycle import Lifecycle
+    from mlmeter.impact import CarbonProvider, Embodied, Factor, Impact, IntensitySeries
+    from mlmeter.report.page.impact_section import ImpactOfSession
+
 
 class Session:
     """What one metered run found: energies by phase and window, domains, events.
@@ -131,6 +136,92 @@ class Session:
         spans = TOTAL if row == SESSION_ROW else "inclusive"
         return energy_value(self._recording.resolution.total(spans, kind), row)
 
+    def impact(
+        self,
+        grid: str | float | Factor | IntensitySeries | CarbonProvider | None = None,
+        *,
+        pue: float | str | None = None,
+        price: str | Factor | None = None,
+        embodied: float | Mapping[str, float] | Embodied | None = None,
+        water: float | str | None = None,
+        fallback: str | float | Factor | None = None,
+    ) -> Impact:
+        """Return emissions, money and water of the session, every factor with year and source.
+
+        Args:
+            grid: where the electricity came from: a country (``"DE"``), a state of the US (``"US-CA"``), a
+                cloud region (``"aws:eu-west-1"``), or grams of CO2e per kWh; a `Factor` with a source of
+                your own; an `IntensitySeries` or a provider for intensity over time. The place is never
+                guessed: without one emissions are a range over the world's grids.
+            pue: energy of the data centre / energy of its computers: a number from 1, or an id of the
+                shipped table such as ``"world"``; None leaves cooling and losses out.
+            price: of a kWh: ``"0.30 EUR"``, or a place of the shipped table such as ``"DE"``.
+            embodied: hardware that the program had to itself: kilograms of CO2e of its manufacture, pieces
+                such as ``{"gpu_h100_sxm": 8}``, or an `Embodied` with lifetime and share.
+            water: litres per kWh, or an id of the shipped table such as ``"us"``.
+            fallback: what stands in, labelled, for a provider that gives nothing or a series that does
+                not cover the run.
+
+        Raises:
+            ArgumentError: a place is not known, a factor is negative or absurd, or a series does not
+                cover the run and there is no fallback.
+            ProviderError: the provider gives nothing, and there is no fallback.
+        """
+        from mlmeter.impact.of_session import impact_of
+
+        return impact_of(
+            self._recording,
+            grid,
+            pue=pue,
+            price=price,
+            embodied=embodied,
+            water=water,
+            fallback=fallback,
+        )
+
+    def lifecycle(
+        self,
+        *,
+        expected_inferences: float | None = None,
+        unit: str | None = None,
+        phases: Mapping[str, str] | None = None,
+    ) -> Lifecycle:
+        """Return training against inference: shares, joules per inference, break-even count.
+
+        `mlmeter.lifecycle` does the same over many sessions and says what the arguments mean.
+
+        Raises:
+            ArgumentError: see `mlmeter.lifecycle`.
+        """
+        from mlmeter.analysis.lifecycle import lifecycle
+
+        return lifecycle(self, expected_inferences=expected_inferences, unit=unit, phases=phases)
+
+    def efficiency(self) -> pd.DataFrame:
+        """Return energy per unit of work, one row per phase, name of windows and unit.
+
+        With Wh per thousand, energy-delay products of a window, and mean, 95th percentile and peak power.
+        The columns are described on the page of tables.
+        """
+        from mlmeter.analysis.efficiency import efficiency
+
+        return efficiency(self)
+
+    def energy_to(self, metric: str, target: float, *, falling: bool = False) -> Figure:
+        """Return the energy from the start until a metric reached a target, linear between evaluations.
+
+        Args:
+            metric: what windows recorded, as in ``window.metric(accuracy=0.91)``.
+            target: the value to reach.
+            falling: True for a metric that is better the lower it is, such as a loss.
+
+        Raises:
+            ArgumentError: no window has the metric.
+        """
+        from mlmeter.analysis.target import energy_to
+
+        return energy_to(self, metric, target, falling=falling)
+
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""
         from mlmeter.report.summary import summary_text
@@ -181,6 +272,35 @@ class Session:
             with replacing(Path(path)) as file:
                 file.write(text)
         return text
+
+    def to_html(self, path: str | os.PathLike[str], *, impact: ImpactOfSession | None = None) -> None:
+        """Write the report page: one HTML file with everything in it, that opens without a network.
+
+        Args:
+            path: file to write, replaced only when the new one is complete.
+            impact: what the energy means, to be shown with its factors; without it there is no such section.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from mlmeter.report.csv_tables import replacing
+        from mlmeter.report.page.document import page_html
+
+        text = page_html(self._recording, impact)
+        with replacing(Path(path)) as file:
+            file.write(text)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw power over time with the phases shaded; the ending of the file chooses PNG, SVG or PDF.
+
+        Raises:
+            ImportError: the extra ``mlmeter[plots]`` is not installed.
+            OSError: the file cannot be written.
+            ArgumentError: no picture has such an ending.
+        """
+        from mlmeter.report.power_plot import plot_power
+
+        plot_power(self._recording, Path(path))
 
     def records(self, table: str = "phases") -> list[dict[str, Any]]:
         """Return a table's rows as dictionaries of plain values; needs no pandas.

@@ -69,7 +69,7 @@ class WindowRecords:
         labels: index into `label_table`; threads: index into `thread_names`.
         starts_ns, ends_ns, flags: shape (windows,).
         pieces: spans (id, start, end) of windows with interruptions.
-        units: per unit name the window ids and the counts.
+        units: per unit name the window ids and the counts; also metrics, whose names tell them apart.
     """
 
     ids: array[int]

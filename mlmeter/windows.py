@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
 from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed, WindowLog
-from mlmeter.work import check_counts, check_names
+from mlmeter.work import check_counts, check_names, checked_metrics
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -254,6 +254,20 @@ class Window:
         if self.end_ns != NOT_YET:
             self._recorder.log.late_units.append((self.id, units))
         self.units = totals
+
+    def metric(self, **values: float) -> None:
+        """Record what was reached in this window, such as ``window.metric(accuracy=0.91)``.
+
+        Metrics are never added up; of several values of one window the last one counts.
+
+        Raises:
+            ArgumentError: a value is not a finite number.
+            StateError: the window has not been opened.
+        """
+        metrics = checked_metrics(values)
+        if not self.id:
+            raise StateError(f"window {self.name!r} is not open yet: record metrics inside it")
+        self._recorder.log.late_units.append((self.id, metrics))
 
     def energy(self, kind: str | None = None) -> Energy:
         """Return at once the energy so far, children included; provisional until `result`.

@@ -11,7 +11,13 @@ from mlmeter.dynamic_energy import DynamicEnergy, idle_powers
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.energy.windows import hulls
 from mlmeter.frame.table import Table, join, ratio, repeat, sum_by
-from mlmeter.frame.units import pooled_unit_columns, unit_columns, units_by_phase, units_by_window
+from mlmeter.frame.units import (
+    metrics_by_window,
+    pooled_unit_columns,
+    unit_columns,
+    units_by_phase,
+    units_by_window,
+)
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.time_bases import TimeBase
 from mlmeter.window_log import FAILED, OPEN
@@ -85,7 +91,7 @@ def phases_table(recording: Recording) -> Table:
 def windows_table(recording: Recording) -> Table:
     """One row per window, domain and scope; window 0 is the session."""
     facts = _window_facts(recording)
-    units = units_by_window(recording)
+    units, metrics = units_by_window(recording), metrics_by_window(recording)
     blocks = []
     for scope in ("exclusive", "inclusive"):
         dynamic = DynamicEnergy(recording, scope) if idle_powers(recording) else None
@@ -103,6 +109,7 @@ def windows_table(recording: Recording) -> Table:
                     **energies,
                     **right,
                     **unit_columns(energies["energy_joules"], units),
+                    **metrics,
                     **(dynamic.columns(domain, energies) if dynamic else {}),
                 }
             )

@@ -13,7 +13,7 @@ from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
-from mlmeter.work import singular
+from mlmeter.work import is_metric, singular
 
 WIDTH = 80
 MOST_EVENTS = 5
@@ -161,7 +161,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
     pooled = build_table(recording, "window_names")
-    units = list(recording.windows.units)
+    units = [unit for unit in recording.windows.units if not is_metric(unit)]
     for record in pooled.records():
         name = record["name"]
         for unit in units:
