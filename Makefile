@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles soak-kills build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -84,6 +84,9 @@ bench-page: $(READY)-demo  ## measure how large the report page is and how fast 
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
+
+soak-kills: $(READY)-demo  ## kill a thousand metered programs and see what of their runs is left (minutes)
+	@$(BIN)/python -W ignore benchmarks/soak/kills.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -49,6 +49,7 @@ SETTLE_STEPS = 20
 
 # Longest time between two ticks of a session that is written while it runs.
 JOURNAL_SECONDS = 0.5
+FORKED = "this process was forked from the one that is metered, whose session has its energy"
 
 _run_numbers = itertools.count(1)
 
@@ -97,7 +98,7 @@ class LiveSession:
         self.remark = self._log.remark
         self._devices = SessionDevices(sync, self.now_ns, self.remark)
         self._edges = (0, 0)
-        self._warned_not_running = False
+        self._warned_not_running = self._forked = False
         self._facts = facts
         self._sampler = sampler
         self._of_process = of_process
@@ -184,28 +185,44 @@ class LiveSession:
             output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
         )
 
-    def stop(self) -> None:
-        """End the session; harmless when it has ended or never began."""
+    def stop(self, *, settle: bool = True) -> None:
+        """End the session; harmless when it has ended or never began.
+
+        Args:
+            settle: wait, but not long, until slow counters have shown the end.
+        """
         with self._lock:
             if not self.running:
                 return
-            end_ns = self.now_ns()
-            if self._processes is not None:
-                self._processes.tick(edge=True)
-            self._settle(end_ns)
-            self._devices.end()
-            self.device = None
-            self._report_finished(final=True)
-            self._sampler.close_rows(self._sources, end_ns)
-            for domain, text in self._checks.disagreements():
-                self.remark("cross-check", text, domain)
-            self._note_states("end")
-            recording = self._recording(end_ns, finished=True)
-            self.running = False
-            self.journalled = self._journal is not None and self._journal.finish(recording)
+            # What Ctrl-C interrupts is done by the next call.
+            if self._final is None:
+                final = self._end(settle=settle)
+                if final is None:
+                    return
+                self.journalled = self._journal is not None and self._journal.finish(final.recording)
+                self._final = final
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
-            self._final = Session(recording)
+            self.running = False
+
+    def _end(self, *, settle: bool) -> Session | None:
+        """Read for the last time and return the session; None in a child that an observer has forked."""
+        end_ns = self.now_ns()
+        if self._processes is not None:
+            self._processes.tick(edge=True)
+        self._sampler.tick()
+        if settle:
+            self._settle(end_ns)
+        self._devices.end()
+        self.device = None
+        self._report_finished(final=True)
+        if not self.running:
+            return None
+        self._sampler.close_rows(self._sources, end_ns)
+        for domain, text in self._checks.disagreements():
+            self.remark("cross-check", text, domain)
+        self._note_states("end")
+        return Session(self._recording(end_ns, finished=True))
 
     def session(self) -> Session:
         """Return the final session, or a snapshot of the running one."""
@@ -220,7 +237,10 @@ class LiveSession:
         """Warn once that windows are opened although nothing records them."""
         if not self._warned_not_running:
             self._warned_not_running = True
-            state = "has been stopped" if self.started else "was never started"
+            if self._forked:
+                state = "runs in the process from which this one was forked"
+            else:
+                state = "has been stopped" if self.started else "was never started"
             text = f"meter {self._name!r} {state}: its windows are not metered"
             self._log.warn("window", text, StateWarning)
 
@@ -334,9 +354,8 @@ class LiveSession:
         return max((domain.update_period_seconds for domain in self._domains()), default=0.0)
 
     def _settle(self, end_ns: int) -> None:
-        """Read once more; wait, but not long, until slow counters have shown the end."""
+        """Wait, but not long, until slow counters have shown the end."""
         sampler, clock = self._sampler, self._sampler.clock
-        sampler.tick()
         slowest = self._slowest_period()
         deadline_ns = end_ns + round(min(SETTLE_PERIODS * slowest, LONGEST_SETTLE_SECONDS) * 1e9)
         waiter = threading.Event()
@@ -431,12 +450,19 @@ class LiveSession:
         ]
 
     def forget_after_fork(self) -> None:
-        """In a forked child: stop recording; the parent goes on and counts the child's energy."""
-        self.running = False
-        self.edge = self.device = self._processes = None
+        """In a forked child: record nothing; the parent goes on and counts the child's energy."""
+        self._lock = threading.RLock()
         self._devices.forget()
-        if self._journal is not None:
-            self._journal.abandon()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.abandon()
+        if self._final is not None and not self.running:
+            return
+        self.running, self._forked = False, True
+        self.edge = self.device = self._processes = self.finished = self._subscription = None
+        # Another thread of the parent may have been changing them: half changed is how they would stay.
+        self.log, self._sources, self._checks = WindowLog(), (), CrossChecks(self._sampler)
+        self._unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mlmeter.cached import cached_property
 from mlmeter.device_time.times import DeviceTimes
 from mlmeter.energy.idle_power import IdlePower
 from mlmeter.measurement import Domain, Event, Unavailable

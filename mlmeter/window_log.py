@@ -121,7 +121,8 @@ class WindowLog:
     """Records the windows of one meter.
 
     `new_id`, `label_number`, `open` and `pending` are used on the hot path, from any thread,
-    without a lock: each use is one atomic step of the interpreter.
+    without a lock: each use is one atomic step of the interpreter. `open` also holds the windows
+    that are `pending`.
     """
 
     def __init__(self) -> None:
@@ -141,17 +142,18 @@ class WindowLog:
     @property
     def edges(self) -> tuple[int, int]:
         """Two numbers of which one changes whenever a window opens or closes."""
-        return len(self._columns[0]) + len(self.pending), len(self.open)
+        pending = len(self.pending)
+        return len(self._columns[0]) + pending, len(self.open) - pending
 
     def label_number(self, name: str, phase: str) -> int:
         """Return the number of a label, a new one for a new label."""
-        with self._lock:
-            number = self.label_numbers.get((name, phase))
-            if number is None:
-                number = len(self._label_table)
-                self._label_table.append(Label(name, phase))
-                self.label_numbers[name, phase] = number
-            return number
+        # Without a lock, which the thread that a signal's handler interrupts may hold.
+        label = Label(name, phase)
+        if label not in self._label_table:
+            self._label_table.append(label)
+        # Two threads may both have appended it: the first counts.
+        number = self.label_numbers[name, phase] = self._label_table.index(label)
+        return number
 
     def compact(self) -> None:
         """Move closed windows from the queue into the columns."""
@@ -168,11 +170,17 @@ class WindowLog:
                 self._lock.release()
 
     def _compact(self) -> None:
-        while self.pending:
-            batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
-            self._extend(self._columns, self._pieces, self._units, batch)
+        # First these: of windows that are put away below, or have been.
         while self.late_units:
             _add_units(self._units, *self.late_units.popleft())
+        while self.pending:
+            batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
+            # One that two threads have closed at a time is queued twice.
+            batch = list({closed.id: closed for closed in batch if closed.id in self.open}.values())
+            self._extend(self._columns, self._pieces, self._units, batch)
+            # Last: what Ctrl-C interrupts here is found among the open ones.
+            for closed in batch:
+                self.open.pop(closed.id, None)
 
     def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
         """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
@@ -190,6 +198,10 @@ class WindowLog:
             pieces = list(self._pieces)
             units = {name: (ids[:], counts[:]) for name, (ids, counts) in self._units.items()}
             still_open = [window.closed(now_ns) for window in list(self.open.values())]
+            if any(not item.flags & OPEN for item in still_open):
+                # Closed just now; or put away already, when Ctrl-C came.
+                known = set(columns[0])
+                still_open = [item for item in still_open if item.id not in known]
             self._extend(columns, pieces, units, still_open)
             order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
             in_order = [array(column.typecode, [column[row] for row in order]) for column in columns]
@@ -218,17 +230,19 @@ class WindowLog:
                 name: (ids[mark.units.get(name, 0) :], counts[mark.units.get(name, 0) :])
                 for name, (ids, counts) in self._units.items()
             }
+            # Labels come without the lock: what is told and what the mark says must agree.
+            labels = self._label_table[mark.labels :]
             return WindowNews(
                 tuple(column[mark.windows :] for column in self._columns),
                 self._pieces[mark.pieces :],
                 {name: new for name, new in units.items() if new[0]},
-                self._label_table[mark.labels :],
+                labels,
                 self._thread_names[mark.threads :],
                 numbered,
                 WindowMark(
                     len(self._columns[0]),
                     len(self._pieces),
-                    len(self._label_table),
+                    mark.labels + len(labels),
                     len(self._thread_names),
                     {name: len(ids) for name, (ids, _) in self._units.items()},
                 ),
@@ -248,10 +262,9 @@ class WindowLog:
         )
         numbers = {ident: self._thread_number(ident) for ident in set(threads)}
         numbered = [numbers[ident] for ident in threads]
-        for column, values in zip(
-            columns, (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags), strict=True
-        ):
-            column.extend(values)
+        rows = (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags)
+        # In one step of the interpreter: Ctrl-C finds columns of the same length.
+        deque(map(array.extend, columns, rows), maxlen=0)
         for window_id, window_spans in zip(ids, spans, strict=True):
             if window_spans is not None:
                 pieces.extend((window_id, start, end) for start, end in window_spans)

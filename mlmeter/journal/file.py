@@ -7,6 +7,7 @@ processes: nothing of it can fail with a signal, as mapped files do on a full di
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sqlite3
@@ -152,8 +153,6 @@ class JournalFile:
 
         SQLite would tidy up the parent's log when the connection is closed, so it never is.
         """
-        import ctypes
-
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
 

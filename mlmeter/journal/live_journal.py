@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,12 @@ PERIOD_NS = 800_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# A fork waits for a transaction, which takes milliseconds, but not for a disk that hangs.
+LONGEST_WAIT_AT_FORK_SECONDS = 0.5
+
+
+_journals: weakref.WeakSet[LiveJournal] = weakref.WeakSet()
+_held_at_fork = threading.local()
 
 
 class LiveJournal:
@@ -46,6 +54,7 @@ class LiveJournal:
         self._directory, self._parts, self._remark = directory, parts, remark
         self._start_ns, self._rows_before = start_ns, rows_before
         self._lock = threading.Lock()
+        _journals.add(self)
         self._file: JournalFile | None = None
         self._written = Written(())
         self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
@@ -122,3 +131,19 @@ class LiveJournal:
     def _tell(self, error: Exception) -> None:
         text = f"the journal cannot be written ({type(error).__name__}: {error})"
         self._remark("journal", f"{text}: what is read meanwhile is in memory only")
+
+
+def _before_fork() -> None:
+    """Let no thread be inside SQLite: a lock of its own would stay locked in the child."""
+    locks = [journal._lock for journal in list(_journals)]
+    _held_at_fork.locks = [lock for lock in locks if lock.acquire(timeout=LONGEST_WAIT_AT_FORK_SECONDS)]
+
+
+def _after_fork() -> None:
+    for lock in getattr(_held_at_fork, "locks", ()):
+        lock.release()
+    _held_at_fork.locks = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

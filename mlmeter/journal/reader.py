@@ -30,6 +30,8 @@ MOST_JSON_BYTES = 64_000_000
 # What a file that does not fit makes the code below raise.
 _MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
+_EMPTY = "it is empty: its program ended before anything was written"
+
 Entries = dict[str, dict[int, Any]]
 
 
@@ -42,6 +44,8 @@ def read_journal(path: Path) -> Recording:
     with _opened(path) as connection:
         try:
             entries = _entries(connection)
+            if not entries:
+                raise sqlite3.DatabaseError(_EMPTY)
             streams = {number: (str(name), str(codes)) for number, (name, codes) in entries["stream"].items()}
             decoder = Decoder({number: codes for number, (_, codes) in streams.items()})
             _read_batches(connection, decoder)
@@ -89,6 +93,8 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
         connection.execute("PRAGMA cell_size_check=ON")
         identity = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise sqlite3.DatabaseError(_EMPTY)
     except BaseException:
         connection.close()
         raise

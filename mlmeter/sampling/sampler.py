@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,10 @@ class Sampler:
         self._random = random.Random()
         # By id of the domain: the hardware's update periods do not change with the meter.
         self._known_seconds: dict[str, float] = {}
+        # A thread runs as long as this is the number that it was started with.
+        self._generation = 0
         self._reset()
+        _samplers.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -135,8 +139,6 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._end_watch = threading.Event()
         self._alone = SourceThreads(self._reads, threaded=self._threaded)
-        # A thread runs as long as this is the number that it was started with.
-        self._generation = 0
         self._ticks = self._cpu_ns = 0
 
     # -- meters ---------------------------------------------------------------------------
@@ -425,6 +427,15 @@ class Sampler:
                     if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
                         self._generation += 1
                         self._start_thread()
+            self._replace_dead_thread(end)
+
+    def _replace_dead_thread(self, end: threading.Event) -> None:
+        """Go on with another thread if something, such as a debugger, has ended the sampler's."""
+        with self._lock:
+            if self._thread is not None and not self._thread.is_alive() and not end.is_set():
+                logger.error("the sampler's thread has ended: another one goes on")
+                self._generation += 1
+                self._start_thread()
 
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
@@ -436,11 +447,26 @@ class Sampler:
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
+        # An observer may have forked on the sampler's thread, which ends with the observer.
+        self._generation += 1
         self._arrange()
 
 
 _shared: Sampler | None = None
 _shared_lock = threading.Lock()
+_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    POOL.after_fork_in_child()
+    for sampler in list(_samplers):
+        sampler.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def shared_sampler() -> Sampler:
@@ -449,7 +475,4 @@ def shared_sampler() -> Sampler:
     with _shared_lock:
         if _shared is None:
             _shared = Sampler()
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_shared.after_fork_in_child)
-                os.register_at_fork(after_in_child=POOL.after_fork_in_child)
         return _shared
