@@ -39,6 +39,8 @@ class EventLog:
         """Note an event once, however often it happens."""
         if (kind, message) in self._noted or len(self._noted) >= MOST_REMARKS:
             return
+        if len(self._noted) == MOST_REMARKS - 1:
+            kind, message, domain = "note", "further events are not kept", None
         self._noted.add((kind, message))
         seconds = 0.0 if self.start_ns is None else (self._now_ns() - self.start_ns) * SECONDS_PER_NANOSECOND
         self.events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))

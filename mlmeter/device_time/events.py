@@ -209,6 +209,21 @@ class DeviceEvents:
                 clock.append_references(references)
             return DeviceTimes(**spans, **references, uuids=self.uuids())
 
+    def forget_before(self, time_ns: int) -> None:
+        """Forget the edges of windows that had been read before a time of the host."""
+        with self._lock:
+            for clock in self._clocks.values():
+                clock.forget_before(time_ns)
+            before = bisect_left(self._read_at_ns, time_ns)
+            if not before:
+                return
+            spans = self._read_spans[before - 1]
+            for column in self._spans.values():
+                del column[:spans]
+            # What was read at the last of these times is still here.
+            del self._read_at_ns[: before - 1], self._read_spans[: before - 1]
+            self._read_spans = array("q", [count - spans for count in self._read_spans])
+
     def end_ns(self, mark: Mark | None) -> int | None:
         """Return the host's time at which a device reached a mark, about; None if it has not yet.
 

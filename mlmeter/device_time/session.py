@@ -98,6 +98,11 @@ class SessionDevices:
         """Return what is known of windows, or of those since some time."""
         return DeviceTimes() if self._events is None else self._events.times(since_ns)
 
+    def forget_before(self, time_ns: int) -> None:
+        """Forget what had been read before a time of the host."""
+        if self._events is not None:
+            self._events.forget_before(time_ns)
+
     def forget(self) -> None:
         """In a forked child: the device's events are the parent's."""
         self.edges = self._events = None

@@ -30,6 +30,7 @@ STUCK_SECONDS = 1.0
 INTEGRATED_RATIO = 0.9
 # A counter that goes on with less than this part of that energy has missed the time.
 CAUGHT_UP_RATIO = 0.5
+MOST_REMARKS = 1_000
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
 
@@ -40,6 +41,17 @@ class Remark(NamedTuple):
     at_ns: int
     kind: str
     message: str
+
+
+class Remarks(list[Remark]):
+    """The remarks about one domain, not more than `MOST_REMARKS`: a fault can come again for weeks."""
+
+    def append(self, remark: Remark) -> None:
+        """Add a remark; the last one that there is room for says that further ones are missing."""
+        if len(self) == MOST_REMARKS - 1:
+            remark = Remark(remark.at_ns, "note", "further events of this domain are not kept")
+        if len(self) < MOST_REMARKS:
+            super().append(remark)
 
 
 class Rows(NamedTuple):
@@ -67,6 +79,12 @@ class Rows(NamedTuple):
     cross_check: BothEnergies | None = None
     period_seconds: float | None = None
     integrated_ns: int | None = None
+
+
+def gaps_since(gaps_ns: list[tuple[int, int]], rows: RowColumns) -> list[tuple[int, int]]:
+    """Return the gaps that have not ended before the oldest row that is kept."""
+    oldest_ns = rows.before_ns[0] if rows else 0
+    return [gap for gap in gaps_ns if gap[1] >= oldest_ns]
 
 
 class CounterRows:
@@ -98,7 +116,7 @@ class CounterRows:
         self._mean_anchor = 0
         self.readings = 0
         self.resets = 0
-        self.remarks: list[Remark] = []
+        self.remarks = Remarks()
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""
@@ -310,6 +328,7 @@ class CounterRows:
     def forget(self, number: int) -> None:
         """Forget the rows before `number`, but for those that the next reading is compared with."""
         self.columns.forget(min(number, self._own_row, self._mean_anchor))
+        self._gaps = gaps_since(self._gaps, self.columns)
 
     def _bounding_watts(self) -> float:
         return max(self._domain.max_power_watts or DEFAULT_MAX_POWER_WATTS, 1.5 * self._largest_mean_watts)

@@ -125,6 +125,18 @@ class ProcessReader:
             if locked:
                 self._lock.release()
 
+    def forget(self, time_ns: int) -> None:
+        """Forget what was read before a time, but for the last readings before it."""
+        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+            return
+        try:
+            for columns in (self._cpu, *self._gpus.values()):
+                first = max(0, bisect_right(columns["at_ns"], time_ns) - ROWS_BEFORE)
+                for column in columns.values():
+                    del column[:first]
+        finally:
+            self._lock.release()
+
     def _read(self, *, edge: bool) -> None:
         begin_ns = self._clock.now_ns()
         times = self._times.read()
