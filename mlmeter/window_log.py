@@ -34,7 +34,7 @@ ORDER_SLACK_NS = 1_000_000_000
 
 
 # Columns of windows and their types: 41 bytes a window.
-COLUMNS = {
+WINDOW_COLUMNS = {
     "ids": "q",
     "parent_ids": "q",
     "labels": "i",
@@ -107,7 +107,7 @@ class WindowRecords:
         """Return the windows that were opened before a time."""
         kept = [row for row, start_ns in enumerate(self.starts_ns) if start_ns < time_ns]
         columns: dict[str, Any] = {}
-        for name in COLUMNS:
+        for name in WINDOW_COLUMNS:
             column = getattr(self, name)
             columns[name] = array(column.typecode, [column[row] for row in kept])
         return replace(self, **columns)
@@ -310,7 +310,7 @@ class WindowLog:
 
 
 def _empty_columns() -> tuple[array[int], ...]:
-    return tuple(array(typecode) for typecode in COLUMNS.values())
+    return tuple(array(typecode) for typecode in WINDOW_COLUMNS.values())
 
 
 def _without(gone: set[int], ids: array[int], counts: array[float]) -> tuple[array[int], array[float]]:

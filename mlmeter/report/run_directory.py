@@ -7,39 +7,36 @@ import math
 import os
 from array import array
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mlmeter.chapters.tables import build_table
+from mlmeter.chapters.whole import results
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.idle_power import IdlePower
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.errors import RunFileError
-from mlmeter.frame.build import build_table
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import TABLES, TOTAL, Recording, Run
 from mlmeter.report.csv_tables import replacing, write_table
 from mlmeter.report.runs_file import append_run
-from mlmeter.window_log import Label, WindowRecords
+from mlmeter.window_log import WINDOW_COLUMNS, Label, WindowRecords
+
+if TYPE_CHECKING:
+    from mlmeter.chapters.chapter import Chapter
 
 SCHEMA_VERSION = 1
 MANIFEST = "session.json"
 READINGS = "readings.npz"
+# Only of sessions so long that the sums of their past are all that is kept of it.
+CHAPTERS = "chapters.json"
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
 # Only where the driver gives one.
 DRIVER_COLUMN = "driver_ns"
-WINDOW_COLUMNS = {
-    "ids": "q",
-    "parent_ids": "q",
-    "labels": "i",
-    "threads": "i",
-    "starts_ns": "q",
-    "ends_ns": "q",
-    "flags": "B",
-}
 
 
 def write_run_directory(recording: Recording, directory: Path) -> None:
@@ -50,6 +47,9 @@ def write_run_directory(recording: Recording, directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_readings(recording, directory / READINGS)
+    if recording.chapters:
+        with replacing(directory / CHAPTERS) as file:
+            json.dump([chapter.to_json() for chapter in recording.chapters], file, allow_nan=False)
     for name in TABLES:
         write_table(build_table(recording, name), directory / f"{name}.csv")
     # The manifest comes last: a directory that has one is complete.
@@ -81,8 +81,9 @@ def read_run_directory(path: str | os.PathLike[str]) -> Recording:
         reason = f"has schema version {version!r}; this mlmeter reads up to {SCHEMA_VERSION}"
         raise RunFileError(str(manifest_path), reason)
     arrays = _read_arrays(directory / READINGS)
+    chapters = _read_chapters(directory / CHAPTERS) if manifest.get("chapters") else ()
     try:
-        return _checked(_recording_of(manifest, arrays))
+        return _checked(replace(_recording_of(manifest, arrays), chapters=chapters))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         reason = f"does not fit {READINGS} or is damaged: {type(error).__name__}: {error}"
         raise RunFileError(str(manifest_path), reason) from error
@@ -113,6 +114,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "units": list(windows.units),
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
         "process": _process_facts(recording.process),
+        "chapters": len(recording.chapters),
     }
 
 
@@ -166,6 +168,22 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         raise RunFileError(str(path), f"cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise RunFileError(str(path), f"is damaged: {error}") from error
+
+
+def _read_chapters(path: Path) -> tuple[Chapter, ...]:
+    """Return the sums of the past of a long session.
+
+    Raises:
+        RunFileError: the file is missing or damaged.
+    """
+    from mlmeter.chapters.chapter import Chapter
+
+    try:
+        return tuple(Chapter.from_json(item) for item in json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RunFileError(str(path), f"cannot be read: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise RunFileError(str(path), f"is damaged: {type(error).__name__}: {error}") from error
 
 
 def _recording_of(manifest: dict[str, Any], arrays: dict[str, Any]) -> Recording:
@@ -265,7 +283,7 @@ def _checked(recording: Recording) -> Recording:
         _check_rows(domain, rows)
     _check_kinds(recording)
     # Whatever else is wrong shows when the energies are computed, which the caller wants anyway.
-    recording.resolution.total(TOTAL)
+    results(recording).total(TOTAL)
     return recording
 
 
