@@ -14,8 +14,8 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-accuracy bench-plots \
-  bench-resolving bench-estimate bench-peers gpu-experiments build clean
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-load bench-accuracy bench-plots \
+  bench-resolving bench-estimate bench-peers gpu-experiments soak-cycles soak-month build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -52,6 +52,9 @@ docs: $(READY)-docs  ## build the documentation into build/docs; a warning is an
 bench-overhead: $(READY)-demo  ## measure what metering costs the metered program
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
 
+bench-load: $(READY)-test  ## measure how much slower a metered training loop runs
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/overhead/training_loop.py $(BENCH_ARGS)
+
 bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
 
@@ -64,11 +67,17 @@ bench-estimate: $(READY)-demo  ## judge the CPU estimate against servers of know
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)
 
+soak-month: $(READY)-demo  ## simulate a month in one session: bounded memory, right totals; half an hour
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/month.py $(BENCH_ARGS)
+
 gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GPU works; reads only
 	@$(BIN)/python benchmarks/accuracy/gpu_experiments.py $(BENCH_ARGS)
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         training,
         window,
     )
-    from mlmeter.session import Session, load
+    from mlmeter.session import Session, load, recover
     from mlmeter.windows import Window, current_window
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ _HOMES = {
     "window": "meter",
     "Session": "session",
     "load": "session",
+    "recover": "session",
     "Window": "windows",
     "Domain": "measurement",
     "Energy": "measurement",
@@ -64,6 +65,7 @@ __all__ = [
     "evaluation",
     "inference",
     "load",
+    "recover",
     "training",
     "window",
 ]

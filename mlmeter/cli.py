@@ -22,6 +22,7 @@ import click
 
 from mlmeter import __version__
 from mlmeter.errors import MLMeterError, MLMeterWarning
+from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -313,11 +314,37 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
         raise click.ClickException(str(error)) from error
 
 
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@json_option
+def recover(run_path: Path, *, as_json: bool) -> None:
+    """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
+    from mlmeter.report.recovery import unfinished_runs
+    from mlmeter.session import recover as recover_session
+
+    runs = unfinished_runs(run_path)
+    if not runs and not run_path.is_dir():
+        raise click.ClickException(f"{run_path}: there is no such run")
+    if not runs:
+        click.echo("nothing to recover: every run is complete", err=True)
+    failed = False
+    for directory in runs:
+        try:
+            session = recover_session(directory)
+        except (MLMeterError, OSError) as error:
+            click.echo(f"mlmeter recover: {error}", err=True)
+            failed = True
+            continue
+        click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
+    if failed:
+        sys.exit(1)
+
+
 def _latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / "session.json").exists():
+    if not path.is_dir() or (path / JOURNAL).exists():
         return path
-    runs = sorted(item.parent for item in path.glob("*/session.json"))
+    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
     if not runs:
         return path
     click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmeter import baseline as baselines
@@ -32,6 +33,7 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.counters import Rows
+    from mlmeter.journal.live_journal import LiveJournal
     from mlmeter.windows import DeviceEdges, Window
 
 # How long the end of a session may wait for the slowest counter to show it.
@@ -43,6 +45,9 @@ LONGEST_TIMEOUT_SECONDS = 3600.0
 # How long `result` waits for a device that has not finished a window, unless told otherwise.
 LONGEST_DEVICE_SECONDS = 60.0
 SETTLE_STEPS = 20
+
+# Longest time between two ticks of a session that is written while it runs.
+JOURNAL_SECONDS = 0.5
 
 _run_numbers = itertools.count(1)
 
@@ -67,9 +72,14 @@ class LiveSession:
         sampler: Sampler,
         baseline: baselines.Given = None,
         of_process: bool = False,
+        output_dir: Path | None = None,
     ) -> None:
+        self._output_dir = output_dir
+        self._journal: LiveJournal | None = None
         self._baseline = baseline
         self.running = False
+        # Whether the journal holds all of the session that has ended.
+        self.journalled = False
         self.base_phase = base_phase
         self.edge: Callable[[], None] | None = None
         self.device: DeviceEdges | None = None
@@ -103,17 +113,27 @@ class LiveSession:
         self._final: Session | None = None
 
     @property
+    def _tick_seconds(self) -> float:
+        """Time between ticks: what is read is to be on its way to the disk within a second."""
+        asked = self._period_seconds
+        return asked if self._output_dir is None else min(asked, JOURNAL_SECONDS)
+
+    @property
     def started(self) -> bool:
         """Whether the session has ever been started."""
         return bool(self._run_id)
 
     def start(self) -> None:
         """Open the sources and begin; never raises because of hardware."""
+        if self._output_dir is not None:
+            # Not while the session runs: it takes milliseconds.
+            import mlmeter.journal.live_journal  # noqa: F401
+
         # What the first read of a source says belongs to the session, too.
         self._opened_ns = self.now_ns()
         with POOL.lock:
             self._sources, found = POOL.open(self._backends, self._power_sampling)
-            self._subscription = self._sampler.subscribe(self._sources, self._period_seconds, self._on_tick)
+            self._subscription = self._sampler.subscribe(self._sources, self._tick_seconds, self._on_tick)
         try:
             self._begin(found)
         except BaseException:
@@ -143,6 +163,29 @@ class LiveSession:
         self.running = True
         self._report_sources(found.notes)
         self._take_baseline()
+        if self._output_dir is not None:
+            self._begin_journal(self._output_dir)
+
+    def _begin_journal(self, output_dir: Path) -> None:
+        from mlmeter.journal.live_journal import LiveJournal
+        from mlmeter.journal.progress import SessionParts
+
+        parts = SessionParts(
+            sampler=self._sampler,
+            sources=self._sources,
+            log=self.log,
+            devices=self._devices,
+            processes=self._processes,
+            unavailable=self._unavailable,
+            run=lambda: self._run(self.now_ns(), finished=False),
+            events=lambda: (*self._log.events, *self._source_events(self.now_ns())),
+            as_metered=self._as_metered,
+        )
+        self._journal = LiveJournal(
+            output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
+        )
+        if self.chapters is not None:
+            self.chapters.on_forget = self._journal.forgotten_before
 
     def stop(self) -> None:
         """End the session; harmless when it has ended or never began."""
@@ -162,6 +205,7 @@ class LiveSession:
             self._note_states("end")
             recording = self._recording(end_ns, finished=True)
             self.running = False
+            self.journalled = self._journal is not None and self._journal.finish(recording)
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
             self._final = Session(recording)
@@ -327,6 +371,8 @@ class LiveSession:
             self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
+        if self._journal is not None and self.running:
+            self._journal.tick()
         if self.chapters is not None and self.running:
             self.chapters.keep_up()
         return edges != self._edges
@@ -359,30 +405,10 @@ class LiveSession:
         # What is in memory begins a little before the chapter that is not over.
         held_ns = self.chapters.held_ns if self.chapters is not None and not of_late else start_ns
         rows = self._sampler.snapshot(self._sources)
-        cost = self._sampler.cost()
-        facts = {
-            **self._facts,
-            **host_facts(),
-            "sampler": asdict(cost),
-            "device_states": {name: dict(states) for name, states in self._states.items()},
-        }
         return Recording(
-            run=Run(
-                id=self._run_id,
-                name=self._name,
-                base_phase=self.base_phase,
-                start_ns=start_ns,
-                end_ns=end_ns,
-                start_wall_ns=self._start_wall_ns,
-                finished=finished,
-                facts=facts,
-            ),
+            run=self._run(end_ns, finished=finished, start_ns=start_ns),
             domains=tuple(
-                (
-                    _as_metered(domain, collected, start_ns),
-                    self._checks.of_session(domain, _since(collected, held_ns)),
-                )
-                for domain, collected in rows
+                self._as_metered(domain, _since(collected, held_ns), start_ns) for domain, collected in rows
             ),
             windows=self.log.snapshot(end_ns, since_ns if of_late else None),
             unavailable=self._unavailable,
@@ -391,6 +417,29 @@ class LiveSession:
             process=None if self._processes is None else self._processes.rows(held_ns),
             chapters=() if of_late or past is None else (past,),
         )
+
+    def _run(self, end_ns: int, *, finished: bool, start_ns: int | None = None) -> Run:
+        """Return the facts about the run up to `end_ns`."""
+        return Run(
+            id=self._run_id,
+            name=self._name,
+            base_phase=self.base_phase,
+            start_ns=self._start_ns if start_ns is None else start_ns,
+            end_ns=end_ns,
+            start_wall_ns=self._start_wall_ns,
+            finished=finished,
+            facts={
+                **self._facts,
+                **host_facts(),
+                "sampler": asdict(self._sampler.cost()),
+                "device_states": {name: dict(states) for name, states in self._states.items()},
+            },
+        )
+
+    def _as_metered(self, domain: Domain, rows: Rows, start_ns: int | None = None) -> tuple[Domain, Rows]:
+        """Return a domain and its rows as those of this session, or of the part since `start_ns`."""
+        start_ns = self._start_ns if start_ns is None else start_ns
+        return _as_derived(domain, rows, start_ns), self._checks.of_session(domain, rows)
 
     def _source_events(self, end_ns: int) -> list[Event]:
         return [
@@ -409,6 +458,8 @@ class LiveSession:
         self.running = False
         self.edge = self.device = self._processes = None
         self._devices.forget()
+        if self._journal is not None:
+            self._journal.abandon()
 
 
 def _check_timeout(timeout_seconds: object) -> None:
@@ -418,7 +469,7 @@ def _check_timeout(timeout_seconds: object) -> None:
         raise ArgumentError(f"timeout_seconds={timeout_seconds!r}: expected {accepted}")
 
 
-def _as_metered(domain: Domain, rows: Rows, start_ns: int) -> Domain:
+def _as_derived(domain: Domain, rows: Rows, start_ns: int) -> Domain:
     """Return the domain; as derived if power had to take the place of its counter in this session."""
     if rows.integrated_ns is None or rows.integrated_ns <= start_ns:
         return domain

@@ -306,6 +306,7 @@ class EnergyMeter(WindowMethods):
             sampler=self._sampler or shared_sampler(),
             baseline=self._baseline,
             of_process=self._scope == PROCESS,
+            output_dir=self._output_dir,
         )
 
     def _leave_context(self) -> None:
@@ -324,7 +325,8 @@ class EnergyMeter(WindowMethods):
 
         self.run_directory = self.write_error = None
         try:
-            self.run_directory = write_run(self.session.recording, output_dir)
+            recording, journalled = self.session.recording, self._live.journalled
+            self.run_directory = write_run(recording, output_dir, journalled=journalled)
         except Exception as error:  # whatever the disk or the recording does, the program goes on
             self.write_error = f"{type(error).__name__}: {error}"
             text = (

@@ -117,13 +117,25 @@ class Program:
         return 0
 
     def _run_child(self) -> int:
+        started: list[subprocess.Popen[bytes]] = []
+        early: list[int] = []
+
+        def forward(number: int, _frame: object) -> None:
+            early.append(number)
+            if started:
+                started[0].send_signal(number)
+
+        # Before the program begins: it can be told to end as soon as it has.
+        for number in FORWARDED:
+            signal.signal(number, forward)
         try:
             child = subprocess.Popen(self.command)
         except OSError as error:
             print(f"mlmeter run: {self.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201  # as a shell
             return NOT_EXECUTABLE
-        for number in FORWARDED:
-            signal.signal(number, lambda number, _frame: child.send_signal(number))
+        started.append(child)
+        for number in early:
+            child.send_signal(number)
         while True:
             try:
                 code = child.wait()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mlmeter.chapters.chapter import Chapter
     from mlmeter.energy.attribution import Attribution, Energies
+    from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.columns import Columns
     from mlmeter.energy.counters import Rows
     from mlmeter.energy.process_rows import ProcessRows
@@ -40,6 +40,8 @@ MOST_GROUPS = 200
 MANY_WINDOWS = 100_000
 MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
+# In place of a setting: as the session was metered.
+AS_METERED = "as-metered"
 TABLES = ("phases", "windows", "window_names", "bursts", "domains", "shares", "samples", "events")
 
 
@@ -127,6 +129,14 @@ class Recording:
         resolution.process = _process_scope(one, self.resolution.bases)
         vars(one)["resolution"] = resolution
         return one
+
+    def with_run(self, run: Run) -> Recording:
+        """Return the recording with other facts about the run, of which no number depends."""
+        changed = replace(self, run=run)
+        if "resolution" in self.__dict__:
+            # Computing it again would give the same.
+            changed.__dict__["resolution"] = self.resolution
+        return changed
 
     @cached_property
     def resolution(self) -> Resolution:

@@ -9,9 +9,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import KINDS, Energy
-from mlmeter.recording import SESSION_ROW, TABLES, TOTAL, Recording
+from mlmeter.recording import AS_METERED, SESSION_ROW, TABLES, TOTAL, Recording
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 
@@ -203,6 +205,27 @@ class Session:
         write_run_directory(self._recording, Path(directory))
         return Path(directory)
 
+    def recompute(
+        self,
+        *,
+        baseline: str | os.PathLike[str] | Mapping[str, Any] | None = AS_METERED,
+        base_phase: str | None = None,
+        phases: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Return the session as computed again from its raw readings, with other settings.
+
+        Args:
+            baseline: as for `EnergyMeter`; unless given, what the session was metered with.
+            base_phase: label of the time in no window.
+            phases: new labels of windows, by old label.
+
+        Raises:
+            ArgumentError: an argument is wrong, or the baseline does not fit the session.
+        """
+        from mlmeter.recomputation import recomputed
+
+        return Session(recomputed(self._recording, base_phase, phases, baseline))
+
     def _table(self, name: str) -> Any:
         from mlmeter.chapters.tables import build_table
 
@@ -226,12 +249,32 @@ class Session:
 def load(path: str | os.PathLike[str]) -> Session:
     """Load a session from its run directory; all numbers are computed again from the readings.
 
+    Of a run whose program was killed it is the session up to the last reading; see `recover`.
+
     Raises:
         RunFileError: a file is missing, damaged or of a newer version.
     """
     from mlmeter.report.run_directory import read_run_directory
 
     return Session(read_run_directory(path))
+
+
+def recover(path: str | os.PathLike[str]) -> Session:
+    """Finish the files of a run whose program was killed, and return its session.
+
+    Everything that had been read up to a second before the end is there; windows that were open end
+    with the last reading and are marked ``unfinished``. A run that is complete is only loaded.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        RunFileError: the journal is missing, damaged, or still being written.
+        OSError: a file cannot be written.
+    """
+    from mlmeter.report.recovery import recover_run
+
+    return Session(recover_run(path))
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

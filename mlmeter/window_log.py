@@ -7,11 +7,12 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 FAILED = 1
 SYNCHRONISED = 2
@@ -113,6 +114,35 @@ class WindowRecords:
         return replace(self, **columns)
 
 
+class WindowMark(NamedTuple):
+    """How much somebody has copied of a log: windows, pieces, labels, threads, and counts by unit."""
+
+    windows: int = 0
+    pieces: int = 0
+    labels: int = 0
+    threads: int = 0
+    units: Mapping[str, int] = {}
+
+
+class WindowNews(NamedTuple):
+    """What has come to a log since a mark.
+
+    Attributes:
+        columns: of closed windows in order of closing, as `WindowRecords` has them.
+        pieces, units, labels, threads: likewise.
+        still_open: windows that are open now, the oldest first, with the numbers of their threads.
+        mark: of who has copied this.
+    """
+
+    columns: tuple[array[int], ...]
+    pieces: list[tuple[int, int, int]]
+    units: dict[str, tuple[array[int], array[float]]]
+    labels: list[Label]
+    threads: list[str]
+    still_open: list[Closed]
+    mark: WindowMark
+
+
 class WindowLog:
     """Records the windows of one meter.
 
@@ -138,6 +168,8 @@ class WindowLog:
         self._columns = _empty_columns()
         self._pieces: list[tuple[int, int, int]] = []
         self._units: dict[str, tuple[array[int], array[float]]] = {}
+        # How much is forgotten.
+        self._gone = WindowMark()
         # Windows up to this number are forgotten, but for those of which something is still to come.
         self._forgotten_id = 0
         self._spared_ids: set[int] = set()
@@ -260,12 +292,47 @@ class WindowLog:
             if not gone:
                 return
             kept = [row for row, number in enumerate(ids) if number not in gone]
+            pieces = [piece for piece in self._pieces if piece[0] not in gone]
+            units = {unit: _without(gone, *columns) for unit, columns in self._units.items()}
+            self._gone = WindowMark(
+                self._gone.windows + len(gone),
+                self._gone.pieces + len(self._pieces) - len(pieces),
+                units={
+                    unit: self._gone.units.get(unit, 0) + len(columns[0]) - len(units[unit][0])
+                    for unit, columns in self._units.items()
+                },
+            )
             self._columns = tuple(array(c.typecode, [c[row] for row in kept]) for c in self._columns)
-            self._pieces = [piece for piece in self._pieces if piece[0] not in gone]
-            self._units = {unit: _without(gone, *columns) for unit, columns in self._units.items()}
+            self._pieces, self._units = pieces, units
             self._forgotten_id = max(self._forgotten_id, *gone)
             kept_ids = {*self._columns[0], *self.open}
             self._spared_ids = {number for number in kept_ids if number <= self._forgotten_id}
+
+    def news(self, mark: WindowMark, most_open: int) -> WindowNews:
+        """Return what has come since `mark`, and up to so many windows that are open."""
+        self.compact()
+        with self._lock:
+            still_open = [window.closed() for window in list(self.open.values())[:most_open]]
+            numbered = [item._replace(thread=self._thread_number(item.thread)) for item in still_open]
+            gone, units = self._gone, {}
+            for name, (ids, counts) in self._units.items():
+                first = max(0, mark.units.get(name, 0) - gone.units.get(name, 0))
+                units[name] = ids[first:], counts[first:]
+            return WindowNews(
+                tuple(column[max(0, mark.windows - gone.windows) :] for column in self._columns),
+                self._pieces[max(0, mark.pieces - gone.pieces) :],
+                {name: new for name, new in units.items() if new[0]},
+                self._label_table[mark.labels :],
+                self._thread_names[mark.threads :],
+                numbered,
+                WindowMark(
+                    gone.windows + len(self._columns[0]),
+                    gone.pieces + len(self._pieces),
+                    len(self._label_table),
+                    len(self._thread_names),
+                    {name: gone.units.get(name, 0) + len(ids) for name, (ids, _) in self._units.items()},
+                ),
+            )
 
     def _extend(
         self,

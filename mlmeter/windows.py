@@ -161,8 +161,7 @@ class Window:
         self._flags = 0
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
-        self._enclosing = parent = current.get()
-        # One that was closed in another thread is still current here, but no longer open.
+        self._enclosing = parent = _enclosing_window()
         while parent is not None and (parent._recorder is not recorder or parent.end_ns != NOT_YET):
             parent = parent._enclosing
         if parent is None:
@@ -337,13 +336,20 @@ class Window:
         """Go on after `suspend`."""
         device = self._recorder.device
         self._mark = None if device is None else self._device_edge(device)
-        self._enclosing = current.get()
+        self._enclosing = _enclosing_window()
         self._token = current.set(self)
         self._resumed_ns = self._recorder.now_ns()
 
     def remark(self, message: str) -> None:
         """Note something about this window as an event of the session."""
         self._recorder.remark("window", f"window {self.name!r}: {message}")
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it was closed in another thread, or never, although the session that records it is over."""
+        if self.end_ns != NOT_YET:
+            return True
+        return not self._recorder.running and self.id in self._recorder.log.open
 
     def _leave_context(self) -> None:
         try:
@@ -399,6 +405,19 @@ class Window:
     def __repr__(self) -> str:
         state = "not yet opened" if not self.id else "open" if self.end_ns == NOT_YET else "closed"
         return f"<Window {self.name!r} ({self.phase}), {state}>"
+
+
+def _enclosing_window() -> Window | None:
+    """Return the window that is current here, and let go of those that are current by neglect only.
+
+    Each would keep the one before it alive, and with it a whole session.
+    """
+    window = found = current.get()
+    while window is not None and window.is_abandoned:
+        window = window._enclosing
+    if window is not found:
+        current.set(window)
+    return window
 
 
 def _is_normal_end(exception: BaseException | None) -> bool:

@@ -27,7 +27,7 @@ from mlmeter.testing import FakeClock, fake_domain, fake_meter
 DAY_SECONDS = 86_400
 # Watts of the first domain; the others have as many per cent more as their number.
 TRAINING_WATTS, INFERENCE_WATTS, BETWEEN_WATTS = 180, 310, 70
-LARGEST_MIB = 400
+LARGEST_MIB = 512
 # Of the total, and of each phase: their edges are known to a fraction of a refresh.
 LARGEST_ERROR, LARGEST_PHASE_ERROR = 1e-8, 1e-4
 REFRESH_NS = 1_000_000

@@ -6,6 +6,7 @@ Adding hardware is one file and one line here, or an entry point of the group
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import NamedTuple, TypeVar, cast
@@ -152,9 +153,10 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
                 notes.append(f"{name}: not used, because something else meters {'/'.join(builtin.kinds)}")
             continue
         try:
-            backend = load_backend(item) if isinstance(item, str) else item
-            domains = checked(backend.open())
+            backend, domains = _opened(item)
         except KeyboardInterrupt:
+            for other in opened:
+                _close(other.backend)
             raise
         except BaseException as error:  # also what exits a program: the others go on
             missing = _explain(name, builtin.kinds if builtin else (), error)
@@ -173,6 +175,27 @@ def probe(selection: Sequence[str | Backend] | None = None) -> Probe:
         other._replace(domains=with_estimates_beside(other.domains, metered, notes)) for other in opened
     ]
     return Probe(tuple(opened), tuple(unavailable), tuple(notes))
+
+
+def _opened(item: str | Backend) -> tuple[Backend, tuple[Domain, ...]]:
+    """Open a backend; one whose domains are nonsense is closed again.
+
+    Raises:
+        BaseException: whatever a foreign backend raises.
+    """
+    backend = load_backend(item) if isinstance(item, str) else item
+    domains = backend.open()
+    try:
+        return backend, checked(domains)
+    except BaseException:
+        _close(backend)
+        raise
+
+
+def _close(backend: Backend) -> None:
+    """Close a backend that is not going to be used; what has gone wrong before is what users shall hear."""
+    with contextlib.suppress(Exception):
+        backend.close()
 
 
 def _told(backend: Backend, attribute: str, kind: type[T]) -> list[T]:

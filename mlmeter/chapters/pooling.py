@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.bursts import burst_rows, slowest_seconds
-from mlmeter.chapters.chapter import Chapter
-from mlmeter.chapters.thinning import thinned
 from mlmeter.dynamic_energy import DynamicEnergy
+from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.pool import Key, Pool, chosen_rows, unread
 from mlmeter.energy.process_share import PARTS
+from mlmeter.energy.thinning import thinned
 from mlmeter.energy.timeline import max_power_watts
 from mlmeter.frame.sources import overlap_seconds, sample_points
 from mlmeter.frame.table import sum_by
@@ -23,8 +23,8 @@ from mlmeter.recording import TOTAL
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlmeter.chapters.thinning import Samples
     from mlmeter.energy.attribution import Energies
+    from mlmeter.energy.thinning import Samples
     from mlmeter.recording import Recording
 
     Indices = NDArray[np.int64]

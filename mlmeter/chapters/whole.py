@@ -10,20 +10,20 @@ import numpy as np
 
 from mlmeter.bursts import slowest_seconds
 from mlmeter.chapters.pooling import UNITS, Pooling
-from mlmeter.chapters.thinning import step_seconds
 from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 from mlmeter.energy.pool import NOT_READ, Pool
 from mlmeter.energy.process_share import PARTS
+from mlmeter.energy.thinning import step_seconds
 from mlmeter.frame.sources import sample_points
 from mlmeter.measurement import Event
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
 if TYPE_CHECKING:
-    from mlmeter.chapters.chapter import Chapter
-    from mlmeter.chapters.thinning import Samples
     from mlmeter.energy.attribution import Energies
+    from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.columns import Columns
+    from mlmeter.energy.thinning import Samples
     from mlmeter.process_scope import ProcessScope
 
 

@@ -69,6 +69,7 @@ class DeviceClock:
         self._stream: Any = None
         self._tried_ns = 0
         self._narrowest_ns = 0
+        self._forgotten = 0
         self._device_ns, self._host_ns, self._half_widths_ns = array("q"), array("q"), array("q")
 
     def is_due(self, *, final: bool) -> bool:
@@ -105,16 +106,18 @@ class DeviceClock:
             width_ns, before_ns, event = best
             self._keep(event, before_ns + width_ns // 2, (width_ns + 1) // 2)
 
-    def append_references(self, columns: dict[str, array[int]]) -> None:
-        """Append the references to columns of device, its time, the host's time and its half width."""
-        numbers = array("i", [self.number]) * len(self._device_ns)
-        mine = (numbers, self._device_ns, self._host_ns, self._half_widths_ns)
+    def append_references(self, columns: dict[str, array[int]], first: int = 0) -> None:
+        """Append references, or those from one on, to columns of device, both times and half width."""
+        first = max(0, first - self._forgotten)
+        numbers = array("i", [self.number]) * (len(self._device_ns) - first)
+        mine = (numbers, self._device_ns[first:], self._host_ns[first:], self._half_widths_ns[first:])
         for column, values in zip(columns.values(), mine, strict=True):
             column.extend(values)
 
     def forget_before(self, host_ns: int) -> None:
         """Forget the references from before a time of the host, but for some."""
         first = max(0, bisect_right(self._host_ns, host_ns) - REFERENCES_BEFORE)
+        self._forgotten += first
         for column in (self._device_ns, self._host_ns, self._half_widths_ns):
             del column[:first]
 

@@ -11,7 +11,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mlmeter.device_time.clock import REFERENCE_TRIES, DeviceClock, Reference
@@ -83,6 +83,8 @@ class DeviceEvents:
         self._spans = {name: array(typecode) for name, typecode in SPAN_COLUMNS.items()}
         # Host times up to which so many spans had been read, ascending.
         self._read_at_ns, self._read_spans = array("q"), array("q")
+        # Spans that are no longer here.
+        self.forgotten = 0
         self.failed = False
 
     @property
@@ -218,11 +220,22 @@ class DeviceEvents:
             if not before:
                 return
             spans = self._read_spans[before - 1]
+            self.forgotten += spans
             for column in self._spans.values():
                 del column[:spans]
             # What was read at the last of these times is still here.
             del self._read_at_ns[: before - 1], self._read_spans[: before - 1]
             self._read_spans = array("q", [count - spans for count in self._read_spans])
+
+    def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
+        """Return what has been read since there were so many spans, and references of each device."""
+        with self._lock:
+            first = max(0, spans - self.forgotten)
+            new = {name: column[first:] for name, column in self._spans.items()}
+            columns = {name: array(typecode) for name, typecode in REFERENCE_COLUMNS.items()}
+            for number, clock in self._clocks.items():
+                clock.append_references(columns, references.get(number, 0))
+            return DeviceTimes(**new, **columns, uuids=self.uuids())
 
     def end_ns(self, mark: Mark | None) -> int | None:
         """Return the host's time at which a device reached a mark, about; None if it has not yet.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mlmeter.device_time.cuda import initialised_cuda
@@ -102,6 +102,15 @@ class SessionDevices:
         """Forget what had been read before a time of the host."""
         if self._events is not None:
             self._events.forget_before(time_ns)
+
+    @property
+    def forgotten_spans(self) -> int:
+        """How many pieces of windows are forgotten; `news` counts them, too."""
+        return 0 if self._events is None else self._events.forgotten
+
+    def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
+        """Return what has been read since there were so many spans, and references of each device."""
+        return DeviceTimes() if self._events is None else self._events.news(spans, references)
 
     def forget(self) -> None:
         """In a forked child: the device's events are the parent's."""

@@ -81,12 +81,6 @@ class Rows(NamedTuple):
     integrated_ns: int | None = None
 
 
-def gaps_since(gaps_ns: list[tuple[int, int]], rows: RowColumns) -> list[tuple[int, int]]:
-    """Return the gaps that have not ended before the oldest row that is kept."""
-    oldest_ns = rows.before_ns[0] if rows else 0
-    return [gap for gap in gaps_ns if gap[1] >= oldest_ns]
-
-
 class CounterRows:
     """Collects the readings of one counter domain, in any order of arrival."""
 
@@ -180,10 +174,10 @@ class CounterRows:
                 earliest = rows.before_ns[row - 1] if row else before - self._longest_period_ns
                 rows.rewrite_after(row, min(after, max(earliest, before - self._longest_period_ns)))
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            **self.columns.since(0)._asdict(),
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
             last_ns=self._last.end_ns if self._last is not None else None,
             readings=self.readings,
@@ -328,7 +322,6 @@ class CounterRows:
     def forget(self, number: int) -> None:
         """Forget the rows before `number`, but for those that the next reading is compared with."""
         self.columns.forget(min(number, self._own_row, self._mean_anchor))
-        self._gaps = gaps_since(self._gaps, self.columns)
 
     def _bounding_watts(self) -> float:
         return max(self._domain.max_power_watts or DEFAULT_MAX_POWER_WATTS, 1.5 * self._largest_mean_watts)

@@ -5,7 +5,7 @@ Every reading is kept, also unchanged ones: a held value is not a ramp to the ne
 
 from __future__ import annotations
 
-from mlmeter.energy.counters import Remark, Remarks, Rows, gaps_since
+from mlmeter.energy.counters import Remark, Remarks, Rows
 from mlmeter.energy.row_columns import RowColumns
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
@@ -72,10 +72,10 @@ class GaugeRows:
     def cross_check(self) -> None:
         """Nothing: there is no counter to compare the power with."""
 
-    def snapshot(self) -> Rows:
-        """Return a copy of the rows so far."""
+    def snapshot(self, number: int = 0) -> Rows:
+        """Return a copy of the rows so far, or from a number on."""
         return Rows(
-            **self.columns.since(0)._asdict(),
+            **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
             last_ns=self._last_ns,
             readings=self.readings,
@@ -86,7 +86,6 @@ class GaugeRows:
     def forget(self, number: int) -> None:
         """Forget the rows before `number`; the newest stays."""
         self.columns.forget(number)
-        self._gaps = gaps_since(self._gaps, self.columns)
 
     @property
     def _last_ns(self) -> int | None:

@@ -81,68 +81,90 @@ def fast_curve(
 
 
 def row_knots(after: Floats, before: Floats, joules: Floats, period: float, kinks: Floats | None) -> Knots:
-    """Correct each row: one with a narrow bracket is a knot at its centre, others at their read time."""
+    """Correct each row: one with a narrow bracket is a knot at its centre, others at their read time.
+
+    A row's power is told by the energy of the row before it. All rows are computed together, again
+    and again until nothing changes: as each depends on earlier ones only, that gives what
+    computing them one by one would. At most half of an error is handed on, mostly much less, so few
+    rounds are enough.
+    """
     width = before - after
     narrow = width <= NARROW_PERIODS * period
     # The instant at which the counter showed `joules`, at best knowledge.
     shown_at = np.where(narrow, (after + before) / 2, before - period / 2)
-    knot_at = np.where(narrow, shown_at, before).tolist()
+    knot_at = np.where(narrow, shown_at, before)
     later = _later(shown_at, period)
     powers_after = _powers_after(shown_at, joules, later)
     # A read just after an edge shows a refresh from before it.
     told_at = np.where(later > np.arange(len(later)), before[later] - SAME_EDGE_PERIODS * period, np.inf)
-    steady = _steady_from(np.array(knot_at), told_at, kinks, period)
-    shown, counts, spread = shown_at.tolist(), joules.tolist(), (width**2 / 12).tolist()
-    is_narrow, ahead_powers = narrow.tolist(), powers_after.tolist()
-    takes_after = _takes_power_after(np.array(knot_at), shown_at, told_at, kinks, period)
-    last, power = len(counts) - 1, ahead_powers[0] if len(counts) else 0.0
-    energies: list[float] = []
-    forward: list[float] = []
-    variances: list[float] = []
-    blended: list[float] = []
-    powers: list[float] = []
-    for k, count in enumerate(counts):
-        if takes_after[k]:
-            power = ahead_powers[k]
-        elif k and shown[k] - knot_at[k - 1] >= period:
-            power = max(0.0, (count - energies[k - 1]) / (shown[k] - knot_at[k - 1]))
-        energy = count if is_narrow[k] else count + power * period / 2
-        forward.append(energy)
-        variances.append(power**2 * spread[k])
-        blended.append(variances[k])
-        if steady[k] and not is_narrow[k] and knot_at[k + 1] - knot_at[k] <= NEAR_PERIODS * period:
-            ahead, next_power = shown[k + 1] - knot_at[k], ahead_powers[k + 1]
-            other = next_power**2 * (spread[k + 1] + (POWER_SCATTER * ahead) ** 2)
-            energy = _weighted(energy, variances[k], counts[k + 1] - next_power * ahead, other)
-            if is_narrow[k + 1]:
-                blended[k] = _combined(variances[k], other)
-        if k < last:
-            energy = min(energy, counts[k + 1])
-        energies.append(max(energy, count, energies[-1] if energies else count))
-        powers.append(power)
-    return Knots(
-        np.array(knot_at),
-        np.array(energies),
-        np.array(forward),
-        np.array(variances),
-        np.array(blended),
-        np.array(powers),
-        powers_after,
-        told_at,
-    )
+    spread = width**2 / 12
+    takes_after = _takes_power_after(knot_at, shown_at, told_at, kinks, period)
+    power_of = _PowerBefore(knot_at, shown_at, joules, takes_after, powers_after, period)
+    # Where the row that follows tells more: its energy, going back with the power after it.
+    near = np.diff(knot_at) <= NEAR_PERIODS * period
+    rows = np.flatnonzero(_steady_from(knot_at, told_at, kinks, period)[:-1] & ~narrow[:-1] & near)
+    ahead, next_power = shown_at[rows + 1] - knot_at[rows], powers_after[rows + 1]
+    other = joules[rows + 1] - next_power * ahead
+    other_variance = next_power**2 * (spread[rows + 1] + (POWER_SCATTER * ahead) ** 2)
+    energies = joules
+    for _ in range(len(joules) + 1):
+        powers = power_of(energies)
+        forward = np.where(narrow, joules, joules + powers * period / 2)
+        variances = powers**2 * spread
+        found = forward.copy()
+        found[rows] = _weighted(forward[rows], variances[rows], other, other_variance)
+        found[:-1] = np.minimum(found[:-1], joules[1:])
+        found = np.maximum.accumulate(np.maximum(found, joules))
+        settled, energies = np.array_equal(found, energies), found
+        if settled:
+            break
+    blended = variances.copy()
+    sharp = narrow[rows + 1]
+    blended[rows[sharp]] = _combined(variances[rows[sharp]], other_variance[sharp])
+    return Knots(knot_at, energies, forward, variances, blended, powers, powers_after, told_at)
 
 
-def _weighted(one: float, one_variance: float, other: float, other_variance: float) -> float:
+class _PowerBefore:
+    """The power before each row, from the energies of the rows.
+
+    A row after an edge takes the power after it; one that follows too closely to tell a power, that of
+    the row before.
+    """
+
+    def __init__(
+        self,
+        knot_at: Floats,
+        shown_at: Floats,
+        joules: Floats,
+        takes_after: NDArray[np.bool_],
+        powers_after: Floats,
+        period: float,
+    ) -> None:
+        span = shown_at[1:] - knot_at[:-1]
+        self._own = np.flatnonzero(~takes_after[1:] & (span >= period))
+        self._span, self._joules = span[self._own], joules[self._own + 1]
+        told = takes_after.copy()
+        told[self._own + 1] = True
+        told[:1] = True
+        self._source = np.maximum.accumulate(np.where(told, np.arange(len(told)), 0))
+        self._powers = powers_after.copy()
+
+    def __call__(self, energies: Floats) -> Floats:
+        self._powers[self._own + 1] = np.maximum(0.0, (self._joules - energies[self._own]) / self._span)
+        return self._powers[self._source]
+
+
+def _weighted(one: Floats, one_variance: Floats, other: Floats, other_variance: Floats) -> Floats:
     """Combine two estimates by their variances."""
     total = one_variance + other_variance
-    share = one_variance / total if total > 0 else 0.0
+    share = np.divide(one_variance, total, out=np.zeros_like(total), where=total > 0)
     return (1 - share) * one + share * other
 
 
-def _combined(one_variance: float, other_variance: float) -> float:
+def _combined(one_variance: Floats, other_variance: Floats) -> Floats:
     """Return the variance of two estimates combined by their variances."""
     total = one_variance + other_variance
-    return one_variance * other_variance / total if total > 0 else 0.0
+    return np.divide(one_variance * other_variance, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _at_kinks(knots: Knots, joules: Floats, kinks: Floats, period: float) -> tuple[Floats, Floats]:
@@ -185,22 +207,24 @@ def _edge_free(kinks: Floats, starts: Floats, ends: Floats) -> NDArray[np.bool_]
     return np.isfinite(ends) & (np.searchsorted(kinks, ends) <= np.searchsorted(kinks, starts))
 
 
-def _steady_from(knot_at: Floats, told_at: Floats, kinks: Floats | None, period: float) -> list[bool]:
+def _steady_from(knot_at: Floats, told_at: Floats, kinks: Floats | None, period: float) -> NDArray[np.bool_]:
     """Tell of each row whether the next row and the power after that belong to what follows it."""
-    if kinks is None:
-        return [False] * len(knot_at)
-    return [*_edge_free(kinks, knot_at[:-1] + SAME_EDGE_PERIODS * period, told_at[1:]).tolist(), False]
+    found = np.zeros(len(knot_at), dtype=np.bool_)
+    if kinks is not None:
+        found[:-1] = _edge_free(kinks, knot_at[:-1] + SAME_EDGE_PERIODS * period, told_at[1:])
+    return found
 
 
 def _takes_power_after(
     knot_at: Floats, shown_at: Floats, told_at: Floats, kinks: Floats | None, period: float
-) -> list[bool]:
+) -> NDArray[np.bool_]:
     """Tell of each row whether the power after it describes it better than the power before it.
 
     So it is after an edge, and where the row before is too near to tell a power.
     """
-    if kinks is None:
-        return [False] * len(knot_at)
-    crossed = ~_edge_free(kinks, knot_at[:-1], shown_at[1:])
-    near = shown_at[1:] - knot_at[:-1] < period
-    return [False, *(_edge_free(kinks, shown_at[1:], told_at[1:]) & (crossed | near)).tolist()]
+    found = np.zeros(len(knot_at), dtype=np.bool_)
+    if kinks is not None:
+        crossed = ~_edge_free(kinks, knot_at[:-1], shown_at[1:])
+        near = shown_at[1:] - knot_at[:-1] < period
+        found[1:] = _edge_free(kinks, shown_at[1:], told_at[1:]) & (crossed | near)
+    return found

@@ -7,10 +7,25 @@ forgotten: the numbers of the others stay, so that whoever has copied some knows
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from typing import NamedTuple
 
 # In the column of the driver's time stamps: the reading had none.
 NO_DRIVER_TIME = -1
+
+
+class RowMark(NamedTuple):
+    """What somebody has copied of the rows of one domain.
+
+    Attributes:
+        base: number of the first row that concerns them.
+        end: number after the last row that they have.
+        revisions: how many times rows had been taken back or rewritten by then.
+    """
+
+    base: int
+    end: int
+    revisions: int
 
 
 class RowCopy(NamedTuple):
@@ -76,6 +91,22 @@ class RowColumns:
         for column in self._columns():
             del column[:size]
         self.first += size
+
+    def mark_at(self, time_ns: int, rows_before: int) -> RowMark:
+        """Return the mark of who wants the rows since `time_ns` and some before, and has none yet."""
+        base = self.first + max(0, bisect_right(self.before_ns, time_ns) - rows_before)
+        return RowMark(base, base, len(self.revised))
+
+    def news(self, mark: RowMark, before_ns: int | None = None) -> tuple[int, RowMark]:
+        """Return from which number on there are new or changed rows, and the mark of who has copied these.
+
+        Args:
+            mark: what they have.
+            before_ns: leave out rows that were read later.
+        """
+        start = max(mark.base, min([mark.end, *self.revised[mark.revisions :]]))
+        end = self.end if before_ns is None else self.first + bisect_right(self.before_ns, before_ns)
+        return start, RowMark(mark.base, max(start, end), len(self.revised))
 
     def since(self, number: int) -> RowCopy:
         """Return a copy of the rows from `number` on, so far as they are kept."""

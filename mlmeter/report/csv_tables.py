@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from mlmeter.frame.table import Table
 
+ROWS_AT_A_TIME = 10_000
 # A spreadsheet would run a cell that starts so; an apostrophe makes it text again.
 EXECUTABLE_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -27,7 +28,19 @@ def write_table(table: Table, target: str | os.PathLike[str] | IO[str]) -> None:
         return
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(table.columns)
-    writer.writerows(map(cells, table.rows()))
+    # Column by column is several times faster; in pieces, so that few texts are in memory at a time.
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        columns = (column[start : start + ROWS_AT_A_TIME] for column in table.columns.values())
+        writer.writerows(zip(*map(_texts, columns), strict=True))
+
+
+def _texts(column: Any) -> list[str]:
+    """Return the texts of a column's cells."""
+    values = column.tolist() if hasattr(column, "tolist") else column
+    if getattr(getattr(column, "dtype", None), "kind", "") == "f":
+        # NaN is the only number that differs from itself.
+        return [repr(value) if value == value else "" for value in values]
+    return [cell(value) for value in values]
 
 
 def cells(row: tuple[Any, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from mlmeter.measurement import COUNTED_KINDS
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.csv_tables import cells, replacing
 
+RUNS = "runs.csv"
 LOCK_TIMEOUT_SECONDS = 10.0
 
 

@@ -64,7 +64,7 @@ class EdgeReads:
         self._next_ns = now + self._interval_ns
         for source in self.sources:
             self._read_at_edge(source)
-        if self._budget.saved_ns > 0:
+        if self._budget.may_locate():
             self._edge_ns = now
             self._wake.set()
 

@@ -9,6 +9,15 @@ from collections import deque
 # a GPU are not placed well enough to tell windows apart.
 CPU_RATIO = 0.015
 CPU_SAVED_NS = 3_000_000
+# A process takes that for a minute of windows, which is what fits need. Afterwards a share that no
+# program feels has to do: looks cost it about twice their CPU time, for they take the interpreter from
+# it and, on hyper-threads, a part of its core.
+FIRST_LOOKS_NS = 900_000_000
+LATER_CPU_RATIO = 0.002
+# Where the thread mostly wakes so much too late, no look hits its instant, and each takes the interpreter
+# from the program: then a small share has to do. Python lets go of the interpreter after 5 ms when asked.
+CROWDED_NS = 4_000_000
+CROWDED_CPU_RATIO = 0.001
 # Once: learning the period of a counter takes a row of polls without rests.
 FIRST_SAVED_NS = 40_000_000
 # Polls that have used up everything rest until so much is saved: a row of polls that follow each
@@ -34,15 +43,33 @@ class PollBudget:
         self.locks = 1
         self.saved_ns = FIRST_SAVED_NS
         self.wake_delay_ns = 0
+        self._typical_delay_ns = self._spent_ns = 0
         self._resting = False
         self._poll_ns: float = FIRST_POLL_NS
         self._delays: deque[int] = deque(maxlen=WAKE_DELAYS)
         self._wakes = 0
 
     @property
+    def crowded(self) -> bool:
+        """Whether the thread wakes too late to look at an instant."""
+        return self._typical_delay_ns >= CROWDED_NS
+
+    @property
+    def first_looks(self) -> bool:
+        """Whether the process has not used up yet what it may spend at first."""
+        return self._spent_ns < FIRST_LOOKS_NS
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Share of one core that looks may take at present."""
+        if self.crowded:
+            return CROWDED_CPU_RATIO
+        return CPU_RATIO if self.first_looks else LATER_CPU_RATIO
+
+    @property
     def polls_per_second(self) -> float:
         """How often a poll of the mean cost can be made for ever."""
-        return CPU_RATIO * 1e9 / max(self._poll_ns, 1.0)
+        return self.cpu_ratio * 1e9 / max(self._poll_ns, 1.0)
 
     @property
     def plenty(self) -> float:
@@ -51,7 +78,7 @@ class PollBudget:
 
     def polls_within(self, nanoseconds: float) -> float:
         """Return how many polls can follow each other in a time, from what is saved after a rest."""
-        return (max(REST_UNTIL_NS, self.saved_ns) + CPU_RATIO * nanoseconds) / max(self._poll_ns, 1.0)
+        return (max(REST_UNTIL_NS, self.saved_ns) + self.cpu_ratio * nanoseconds) / max(self._poll_ns, 1.0)
 
     def may_poll(self) -> bool:
         """Return whether there is CPU time for polls."""
@@ -61,18 +88,27 @@ class PollBudget:
             self._resting = False
         return not self._resting
 
+    def may_locate(self) -> bool:
+        """Return whether the thread shall be woken for the refresh after a window's edge.
+
+        Later, only where that leaves something for polls of slow counters.
+        """
+        needed_ns = 0 if self.first_looks else REST_UNTIL_NS
+        return self.saved_ns > needed_ns and not self.crowded
+
     def earn(self, elapsed_ns: int) -> None:
         """Save the share of the time that has passed, up to the most that may be saved."""
-        earned_ns = min(self.saved_ns + round(CPU_RATIO * elapsed_ns), CPU_SAVED_NS)
+        earned_ns = min(self.saved_ns + round(self.cpu_ratio * elapsed_ns), CPU_SAVED_NS)
         self.saved_ns = max(self.saved_ns, earned_ns)
 
     def spend(self, used_ns: int) -> None:
         """Take CPU time away."""
         self.saved_ns -= used_ns
+        self._spent_ns += used_ns
 
     def spend_poll(self, used_ns: int) -> None:
         """Take away the CPU time of one poll and learn what polls cost."""
-        self.saved_ns -= used_ns
+        self.spend(used_ns)
         self._poll_ns += COST_SHARE * (used_ns - self._poll_ns)
 
     def woke(self, late_ns: int) -> None:
@@ -83,3 +119,4 @@ class PollBudget:
         if self._wakes % 8 == 0 or len(self._delays) < 8:
             ordered = sorted(self._delays)
             self.wake_delay_ns = ordered[int(WAKE_DELAY_QUANTILE * (len(ordered) - 1))]
+            self._typical_delay_ns = ordered[len(ordered) // 2]

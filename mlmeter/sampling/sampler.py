@@ -16,9 +16,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.row_columns import RowMark
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
@@ -51,6 +53,22 @@ class Cost:
     reads: int
     cpu_seconds: float
     polls: Mapping[str, int]
+
+
+class RowNews(NamedTuple):
+    """New rows of one domain.
+
+    Attributes:
+        domain: whose.
+        rows: everything that is known of it, but only the new rows.
+        back: how many of the rows copied before are not valid any more.
+        mark: of who has copied these.
+    """
+
+    domain: Domain
+    rows: Rows
+    back: int
+    mark: RowMark
 
 
 class Subscription:
@@ -188,6 +206,27 @@ class Sampler:
             self._reads.drain()
             return [pair for source in sources for pair in source.snapshot()]
 
+    def marks_at(self, sources: Sequence[Source], time_ns: int, rows_before: int) -> list[RowMark]:
+        """Return, of every domain, the mark of who wants the rows since `time_ns` and some before."""
+        with self._lock:
+            columns = [rows.columns for source in sources for rows in source.rows]
+            return [item.mark_at(time_ns, rows_before) for item in columns]
+
+    def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
+        """Return what has been read of every domain since the marks, one for each."""
+        with self._lock:
+            self._reads.drain()
+            rest, found = iter(marks), []
+            for source in sources:
+                pairs = zip(source.rows, rest, strict=False)
+                mine = [(mark, *rows.columns.news(mark)) for rows, mark in pairs]
+                copies = source.snapshot([start for _, start, _ in mine])
+                found += [
+                    RowNews(domain, rows, max(0, old.end - start), new)
+                    for (domain, rows), (old, start, new) in zip(copies, mine, strict=True)
+                ]
+            return found
+
     def remarks(self, sources: Sequence[Source]) -> list[tuple[str, Remark]]:
         """Return what has been remarked about the domains of `sources`, with the domain's name."""
         with self._lock:
@@ -228,6 +267,11 @@ class Sampler:
         with self._lock:
             polls = sum((source.polls() for source in self._sources), self._polls)
         return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
+
+    @property
+    def learning(self) -> bool:
+        """Whether looks at counters may still cost what they may in the first minute of a process."""
+        return self._budget.first_looks
 
     # -- the metered program's threads -----------------------------------------------------
 

@@ -31,6 +31,8 @@ READS_PER_WRAP = 4
 ROWS_BEFORE = 8
 # Reads within the time from which on a gauge has a gap.
 READS_PER_STEP = 2
+# A tick does not read again what the edge of a window has read within this part of a period.
+EDGE_IS_TICK_SHARE = 8
 # A counter that is refreshed more slowly than this is not read at the edges of windows.
 SLOW_PERIOD_SECONDS = 0.01
 
@@ -147,7 +149,9 @@ class Source:
                 rows.distrust_period(period, now_ns)
 
     def rests(self, now_ns: int, period_ns: int) -> bool:
-        """Return whether it is not to be read yet because its calls are slow."""
+        """Return whether a regular tick need not read it: its calls are slow, or a window's edge just did."""
+        if self.cheap:
+            return now_ns - self.read_ns < period_ns // EDGE_IS_TICK_SHARE
         rest_ns = self.cost.rest_ns(period_ns)
         # A tick may come a little early.
         return rest_ns > 0 and now_ns - self.read_ns < rest_ns - period_ns // 2
@@ -248,11 +252,13 @@ class Source:
         except Exception:
             return {}
 
-    def snapshot(self) -> list[tuple[Domain, Rows]]:
-        """Return the rows of every domain so far."""
+    def snapshot(self, numbers: Sequence[int] | None = None) -> list[tuple[Domain, Rows]]:
+        """Return the rows of every domain so far, or from a number on."""
         return [
-            (domain, self.rows[position].snapshot()._replace(period_seconds=self.period_seconds(position)))
-            for position, domain in enumerate(self.domains)
+            (domain, rows.snapshot(number)._replace(period_seconds=self.period_seconds(position)))
+            for position, (domain, rows, number) in enumerate(
+                zip(self.domains, self.rows, numbers or [0] * len(self.rows), strict=True)
+            )
         ]
 
     def longest_safe_period_seconds(self) -> float:

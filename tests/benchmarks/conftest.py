@@ -5,5 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ACCURACY = Path(__file__).parents[2] / "benchmarks" / "accuracy"
-sys.path.insert(0, str(ACCURACY))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS / "accuracy"))
+# Behind, for some of their files are called like those of the accuracy.
+sys.path += [str(BENCHMARKS / "overhead"), str(BENCHMARKS / "soak")]

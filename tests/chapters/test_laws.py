@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlmeter.chapters.chapter import Chapter
 from mlmeter.chapters.closing import Limits
+from mlmeter.energy.chapter import Chapter
 from mlmeter.meter import EnergyMeter
 from mlmeter.session import Session
 from mlmeter.testing import advance

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
 from mlmeter import window_log
 from mlmeter.chapters.closing import Limits
-from mlmeter.chapters.thinning import MOST_SAMPLES, step_seconds, thinned
 from mlmeter.energy.counters import MOST_REMARKS, Remark, Remarks
+from mlmeter.energy.thinning import MOST_SAMPLES, step_seconds, thinned
 from mlmeter.meter import EnergyMeter
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.session import load
@@ -175,12 +177,47 @@ def test_a_month_of_samples_has_a_bounded_number() -> None:
     assert 30 * 86_400 / step_seconds(30 * 86_400) <= MOST_SAMPLES
 
 
-def test_a_session_with_chapters_can_be_saved_and_loaded(tmp_path: object) -> None:
+def test_a_session_with_chapters_can_be_saved_and_loaded(tmp_path: Path) -> None:
     """All tables but the windows of the past."""
     short = metered(steps(3, 220, step), SMALL).session
-    again = load(short.save(tmp_path))  # type: ignore[arg-type]
+    again = load(short.save(tmp_path))
     for table in ("phases", "window_names", "windows", "bursts", "domains", "samples", "events"):
         assert again.records(table) == short.records(table), table
+
+
+def test_the_journal_of_a_session_with_chapters_has_all_of_it(tmp_path: Path) -> None:
+    """Every reading and every window, also those that are no longer in memory."""
+    meter = metered(steps(3, 220, step), SMALL, output_dir=tmp_path)
+    assert meter.session.recording.chapters
+    assert meter.run_directory is not None
+    again = load(meter.run_directory)
+    assert not again.recording.chapters
+    whole = metered(steps(3, 220, step), LARGE).session
+    assert len(again.recording.windows) == len(whole.recording.windows)
+    for (_, one), (_, other) in zip(again.recording.domains, whole.recording.domains, strict=True):
+        assert one.counts == other.counts
+    for table in ("phases", "window_names"):
+        mine, theirs = again.records(table), whole.records(table)
+        assert [row["energy_joules"] for row in mine] == pytest.approx(
+            [row["energy_joules"] for row in theirs], rel=1e-9
+        )
+        assert [row["windows"] for row in mine] == [row["windows"] for row in theirs]
+
+
+def test_a_journal_that_has_missed_something_is_written_as_a_whole(tmp_path: Path) -> None:
+    """Somebody removes the directory in mid-run: the sums of the past are not lost."""
+
+    def program(meter: EnergyMeter, machine: Machine) -> None:
+        steps(3, 150, step)(meter, machine)
+        assert meter.session.recording.chapters
+        shutil.rmtree(next(tmp_path.iterdir()))
+        steps(4, 60, step)(meter, machine)
+
+    meter = metered(program, SMALL, output_dir=tmp_path)
+    assert meter.run_directory is not None
+    again = load(meter.run_directory)
+    assert again.recording.chapters
+    assert again.records("phases") == meter.session.records("phases")
 
 
 def test_bursts_and_shares_and_gauges_have_chapters() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 
 import mlmeter
@@ -16,7 +17,7 @@ from mlmeter.backends.registry import BUILTINS
 from mlmeter.doctor.advice import RULE, Advice
 from mlmeter.doctor.diagnosis import diagnose
 from mlmeter.energy.columns import ENERGY_COLUMNS
-from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS
+from mlmeter.journal import JOURNAL, streams
 from mlmeter.recording import TABLES
 from mlmeter.report.runs_file import run_row
 from mlmeter.session import Session
@@ -48,7 +49,9 @@ def section(text: str, heading: str) -> str:
 def first_cells(text: str) -> list[str]:
     """Return the first cells of all tables of a section, without their headers."""
     rows = [line.strip("|").split("|")[0].strip().strip("`") for line in text.splitlines() if line[:1] == "|"]
-    return [row for row in rows if row not in ("column", "key", "array") and not row.startswith("---")]
+    return [
+        row for row in rows if row not in ("column", "key", "entry", "numbers") and not row.startswith("---")
+    ]
 
 
 def documented_columns(heading: str) -> list[str]:
@@ -111,18 +114,27 @@ def test_facts_of_the_manifest(session: Session) -> None:
         assert f"`{fact}`" in text
 
 
-def test_arrays_of_readings(session: Session, tmp_path: Path) -> None:
-    """The documented arrays of readings.npz are those written, of these types."""
-    text = section(page("csv-schema.md"), "readings.npz")
-    documented = dict(re.findall(r"^\| `([\w.]+)` \| (\w+) \|", text, re.MULTILINE))
-    with np.load(session.save(tmp_path) / "readings.npz") as archive:
-        written = {re.sub(r"\.\d+\.", ".N.", name): str(archive[name].dtype) for name in archive.files}
-    types = {"q": "int64", "d": "float64"}
-    # Only for the scope of a process.
-    written |= {f"process.{name}": types[code] for name, code in CPU_COLUMNS.items()}
-    written |= {f"process.gpu.N.{name}": types[code] for name, code in GPU_COLUMNS.items()}
-    # Only a driver that stamps its values makes this one.
-    assert documented == written | {"domain.N.driver_ns": "int64"}
+def test_streams_of_the_journal(session: Session, tmp_path: Path) -> None:
+    """The documented streams are those that are written, with their codes."""
+    text = section(page("csv-schema.md"), "journal.sqlite")
+    documented = dict(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert documented == {
+        "rows.N": streams.ROWS,
+        "readings": streams.READINGS,
+        "windows": streams.WINDOWS,
+        "pieces": streams.PIECES,
+        "units.N": streams.UNITS,
+        "spans": streams.SPANS,
+        "references.N": streams.REFERENCES,
+        "process": streams.PROCESS,
+        "process.N": streams.GPU_USES,
+        "clock": streams.CLOCK,
+    }
+    with closing(sqlite3.connect(session.save(tmp_path) / JOURNAL)) as connection:
+        entries = connection.execute("SELECT kind, json FROM entries").fetchall()
+    assert {kind for kind, _ in entries} <= set(first_cells(text))
+    written = {json.loads(value)[0] for kind, value in entries if kind == "stream"}
+    assert {re.sub(r"\d+", "N", name) for name in written} <= set(documented)
 
 
 def test_files_of_the_run_directory(session: Session, tmp_path: Path) -> None:
@@ -172,6 +184,7 @@ def test_kinds_of_events_are_on_the_errors_page() -> None:
         text = file.read_text(encoding="utf-8")
         noted = r"(?:self\._?remark|self\._log\.warn|recorder\.remark)\(\s*\"([\w-]+)\""
         given |= set(re.findall(noted, text))
+        given |= set(re.findall(r"Event\(time_seconds=[^,]+, kind=\"([\w-]+)\"", text))
         given |= set(re.findall(r"Remark\([^()]*, \"(\w+)\"", text))
         given |= set(re.findall(r"yield \"([\w-]+)\", (?:f?\"|text)", text))
         given |= set(re.findall(r"self\._lose\(last, reading, \"(\w+)\"", text))

@@ -7,8 +7,10 @@ import csv
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 import mlmeter
 from mlmeter.errors import RunFileError
+from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 from mlmeter.report.run_directory import write_run
 from mlmeter.report.runs_file import append_run
@@ -39,7 +42,7 @@ def test_directory_has_all_files(session: Session, tmp_path: Path) -> None:
     directory = session.save(tmp_path / "run")
     assert {path.name for path in directory.iterdir()} == {
         "session.json",
-        "readings.npz",
+        JOURNAL,
         *(f"{name}.csv" for name in TABLES),
     }
 
@@ -90,54 +93,48 @@ def test_files_follow_the_umask(session: Session, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("session.json", None, "cannot be read"),
-        ("session.json", b"{", "no JSON"),
-        ("session.json", b"[]", "schema version"),
-        ("session.json", b'{"schema_version": 99}', "schema version 99"),
-        ("session.json", b'{"schema_version": 1}', "damaged"),
-        ("readings.npz", None, "cannot be read"),
-        ("readings.npz", b"PK nonsense", "damaged"),
-        ("readings.npz", b"", "damaged"),
-    ],
+    ("content", "words"),
+    [(None, "no such file"), (b"PK nonsense", "not a database"), (b"", "no journal")],
 )
-def test_damaged_file_is_named(
-    session: Session, tmp_path: Path, file: str, content: bytes | None, words: str
+def test_file_that_is_no_journal_is_named(
+    session: Session, tmp_path: Path, content: bytes | None, words: str
 ) -> None:
     """The error names the file and what is wrong with it."""
     directory = session.save(tmp_path / "run")
-    path = directory / file
+    path = directory / JOURNAL
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(RunFileError, match=words):
+    with pytest.raises(RunFileError, match=f"{JOURNAL}.*{words}"):
         mlmeter.load(directory)
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("entry", "path", "value"),
     [
-        (("run", "id"), [1]),
-        (("run", "base_phase"), None),
-        (("run", "end_ns"), -1),
-        (("run", "start_ns"), math.nan),
-        (("domains", 0, "name"), 5),
-        (("domains", 0, "interval_high_ratio"), [1]),
-        (("events", 0, "time_seconds"), "x"),
-        (("labels", 0, 0), []),
+        ("run", ("id",), [1]),
+        ("run", ("base_phase",), None),
+        ("run", ("end_ns",), -1),
+        ("run", ("start_ns",), math.nan),
+        ("domain", ("name",), 5),
+        ("domain", ("interval_high_ratio",), [1]),
+        ("event", ("time_seconds",), "x"),
+        ("label", (0,), []),
+        ("thread", (), 7),
+        ("unit", (), ["x"]),
     ],
     ids=str,
 )
 def test_value_of_the_wrong_kind_is_told_when_it_is_loaded(
-    session: Session, tmp_path: Path, path: tuple[str | int, ...], value: object
+    session: Session, tmp_path: Path, entry: str, path: tuple[str | int, ...], value: object
 ) -> None:
     """Not by an odd exception of the first table."""
     directory = session.save(tmp_path / "run")
-    manifest = json.loads((directory / "session.json").read_text())
-    place = manifest
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    (directory / "session.json").write_text(json.dumps(manifest))
+    with closing(sqlite3.connect(directory / JOURNAL, isolation_level=None)) as connection:
+        query = "SELECT json FROM entries WHERE kind=? AND number=0"
+        found = json.loads(connection.execute(query, (entry,)).fetchone()[0])
+        if path:
+            found[path[0]] = value
+        text = json.dumps(found if path else value)
+        connection.execute("UPDATE entries SET json=? WHERE kind=? AND number=0", (text, entry))
     with pytest.raises(RunFileError, match="damaged"):
         mlmeter.load(directory)
 
@@ -147,9 +144,9 @@ def test_value_of_the_wrong_kind_is_told_when_it_is_loaded(
 def test_changed_byte_never_raises_anything_else(
     session: Session, tmp_path: Path, data: st.DataObject
 ) -> None:
-    """A manifest with one byte changed loads or gives a RunFileError."""
+    """A journal with one byte changed loads or gives a RunFileError."""
     directory = session.save(tmp_path / "run")
-    path = directory / "session.json"
+    path = directory / JOURNAL
     raw = bytearray(path.read_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(raw))

@@ -187,7 +187,7 @@ def test_failed_write_leaves_the_old_file(session: Session, tmp_path: Path, mock
     """A file is replaced only when the new one is complete."""
     path = tmp_path / "phases.csv"
     path.write_text("old")
-    mocker.patch("mlmeter.report.csv_tables.cells", side_effect=OSError(28, "No space left"))  # type: ignore[attr-defined]
+    mocker.patch("mlmeter.report.csv_tables._texts", side_effect=OSError(28, "No space left"))  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="No space"):
         session.to_csv(path)
     assert path.read_text() == "old"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -360,9 +361,11 @@ def test_a_damaged_baseline_in_a_manifest_is_told_when_it_is_loaded(
 ) -> None:
     """Not by an odd exception of the first table."""
     metered(100.0, baseline={"fake-0": 60.0}).save(tmp_path / "run")
-    manifest = json.loads((tmp_path / "run/session.json").read_text())
-    manifest["run"]["facts"]["baseline"] = broken
-    (tmp_path / "run/session.json").write_text(json.dumps(manifest))
+    with closing(sqlite3.connect(tmp_path / "run/journal.sqlite", isolation_level=None)) as connection:
+        (text,) = connection.execute("SELECT json FROM entries WHERE kind='run'").fetchone()
+        run = json.loads(text)
+        run["facts"]["baseline"] = broken
+        connection.execute("UPDATE entries SET json=? WHERE kind='run'", (json.dumps(run),))
     with pytest.raises(RunFileError, match="damaged"):
         mlmeter.load(tmp_path / "run")
 

@@ -574,6 +574,24 @@ def test_reloaded_session_gives_equal_numbers(gpu: FakeGpu, tmp_path: Path) -> N
     assert again.recording.device == meter.session.recording.device
 
 
+def test_journal_written_while_it_ran_is_the_session(gpu: FakeGpu, tmp_path: Path) -> None:
+    """The device's times come to it piece by piece, what was never reached at the end."""
+    gpu.drift, gpu.call_ns = 3e-5, 4_000
+    meter = meter_of(gpu, output_dir=tmp_path)
+    with meter:
+        for _ in range(30):
+            with meter.inference("step"):
+                gpu.launch(0.2)
+            advance(meter, 0.25)
+        with meter.training("never done"):
+            gpu.launch(60.0)
+    assert meter.run_directory is not None
+    again = mlmeter.load(meter.run_directory)
+    assert len(again.recording.device) == 31
+    assert again.recording.device == meter.session.recording.device
+    assert again.to_json() == meter.session.to_json()
+
+
 def test_final_numbers_do_not_depend_on_questions_before(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -109,19 +108,6 @@ def test_learnt_period_reaches_the_results(
     loaded = load(next(tmp_path.glob("*/session.json")))
     assert loaded.domains()["measured_period_seconds"].iloc[0] == rows.period_seconds
     assert loaded.recording.run.facts["sampler"]["polls"] == run.facts["sampler"]["polls"]
-
-
-def test_run_of_an_earlier_version_has_no_measured_period(clock: FakeClock, tmp_path: Path) -> None:
-    """Its manifest lacks the field, and it is loaded all the same."""
-    meter = fake_meter(gpu(clock, 0.1), clock=clock, output_dir=tmp_path)
-    with meter:
-        with_windows(meter, 3.0)
-    manifest = next(tmp_path.glob("*/session.json"))
-    document = json.loads(manifest.read_text())
-    for domain in document["domains"]:
-        assert domain.pop("period_seconds") > 0
-    manifest.write_text(json.dumps(document))
-    assert load(manifest).domains()["measured_period_seconds"].isna().all()
 
 
 def test_quiet_sampler_does_what_it_did_before(clock: FakeClock) -> None:

@@ -463,6 +463,25 @@ def test_loading_gives_the_same_tables(clock: FakeClock, times: FakeTimes, tmp_p
     assert loaded.summary() == session.summary()
 
 
+def test_journal_written_while_it_ran_is_the_session(
+    clock: FakeClock, times: FakeTimes, tmp_path: Path
+) -> None:
+    """CPU times and users of GPUs come to it piece by piece."""
+    times.load(2, 1)
+    backend = gpu(clock)
+    backend.uses = [[GpuUse(OWN_PID, 0.5), GpuUse(7, 0.25)]]
+    cpu = FakeBackend.with_power(clock, WATTS)
+    with process_meter(clock, times, cpu, backend, output_dir=tmp_path) as meter:
+        for _ in range(5):
+            with meter.inference("step"):
+                advance(meter, 1)
+    assert meter.run_directory is not None
+    loaded = mlmeter.load(meter.run_directory)
+    assert len(loaded.recording.process.at_ns) > 20  # type: ignore[union-attr]
+    for name in TABLES:
+        assert meter.session._frame(name).equals(loaded._frame(name)), name
+
+
 def test_shares_csv_reads_back(clock: FakeClock, times: FakeTimes, tmp_path: Path) -> None:
     """Four rows per domain and four of the total; absent numbers are empty cells."""
     session = gpu_session(clock, times, ["no permission"])

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlmeter.chapters.thinning import thinned
 from mlmeter.energy.attribution import Energies
 from mlmeter.energy.pool import Pool, added, chosen_rows
+from mlmeter.energy.thinning import thinned
 from mlmeter.measurement import Domain, Event, Provenance
 from mlmeter.units import SECONDS_PER_NANOSECOND
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlmeter.chapters.thinning import Samples
+    from mlmeter.energy.thinning import Samples
 
 # Of the remarks of fits, which differ from chapter to chapter by their figures.
 MOST_EVENTS = 200

@@ -1,0 +1,211 @@
+"""Columns of numbers as compact blobs, and back.
+
+A journal is a sequence of batches, each with parts of several streams. Numbers that grow are
+written as differences to the one written before, and all numbers of a batch byte plane by byte
+plane, so that the many bytes that hardly change are compressed away. Writing needs no NumPy.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import sub
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
+
+# How a column is written: as differences, as it is, or as the bits of floating-point numbers.
+GROWING, PLAIN, FLOAT = "q", "w", "d"
+# Who packs a few bytes into a blob must not make a reader run out of memory: numbers in a batch.
+MOST_NUMBERS = 4_000_000
+_WIDTH = 8
+_WRAP = 1 << 64
+# Of zlib: batches that will be written again need not be as small as can be.
+FAST, SMALL = 1, 6
+
+
+class Part(NamedTuple):
+    """Rows that are added to a stream, after taking back the newest `back` ones.
+
+    `columns` are of one length, in the order of the stream's codes.
+    """
+
+    stream: int
+    codes: str
+    back: int
+    columns: Sequence[array[Any]]
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return len(self.codes) * len(self.columns[0])
+
+
+# The last number of each column, by stream: what the next differences are taken to.
+Ends = dict[int, list[int]]
+
+
+def encode(
+    parts: Sequence[Part], ends: Mapping[int, Sequence[int]], level: int = SMALL
+) -> tuple[bytes, Ends]:
+    """Return a batch, and the ends after it of the streams that it has parts of.
+
+    Args:
+        parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
+        ends: of every stream before the batch; absent for a new one.
+        level: of compression.
+    """
+    numbers = array("q", [len(parts)])
+    for part in parts:
+        numbers.extend((part.stream, part.back, len(part.columns[0])))
+    after: Ends = {}
+    for part in parts:
+        mine = list(ends.get(part.stream) or [0] * len(part.columns))
+        for position, (code, column) in enumerate(zip(part.codes, part.columns, strict=True)):
+            if code == GROWING and len(column):
+                _extend(numbers, map(sub, column, chain((mine[position],), column)))
+                mine[position] = column[-1]
+            else:
+                numbers.extend(_bits(column) if code == FLOAT else column)
+        after[part.stream] = mine
+    return zlib.compress(_planes(numbers), level), after
+
+
+def merged(batches: Iterable[Sequence[Part]]) -> list[Part]:
+    """Return what the parts of several batches come to, one part of each stream."""
+    found: dict[int, Part] = {}
+    for part in chain.from_iterable(batches):
+        before = found.get(part.stream)
+        if before is None:
+            found[part.stream] = part._replace(columns=[column[:] for column in part.columns])
+            continue
+        size = len(before.columns[0])
+        kept = max(0, size - part.back)
+        for column, more in zip(before.columns, part.columns, strict=True):
+            del column[kept:]
+            column.extend(more)
+        found[part.stream] = before._replace(back=before.back + part.back - (size - kept))
+    return list(found.values())
+
+
+class Decoder:
+    """Takes the batches of one journal apart, in order.
+
+    Args:
+        codes: of each stream, by its number.
+    """
+
+    def __init__(self, codes: Mapping[int, str]) -> None:
+        self._codes = codes
+        # By stream the rows in order of writing, and which of them were not taken back later.
+        self._columns: dict[int, list[list[Numbers]]] = {
+            stream: [[] for _ in code] for stream, code in codes.items()
+        }
+        self._rows = dict.fromkeys(codes, 0)
+        self._live: dict[int, list[tuple[int, int]]] = {stream: [] for stream in codes}
+
+    def take(self, blob: bytes) -> int:
+        """Take one batch and return how many numbers it has.
+
+        Raises:
+            ValueError: the blob is no batch.
+        """
+        numbers = _numbers(blob)
+        parts = int(numbers[0])
+        if not 0 <= 3 * parts < len(numbers):
+            raise ValueError(f"{parts} parts in {len(numbers)} numbers")
+        at = 1 + 3 * parts
+        for stream, back, rows in numbers[1:at].reshape(parts, 3).tolist():
+            columns = self._columns.get(stream)
+            if columns is None or not 0 <= back <= self._rows[stream] or rows < 0:
+                raise ValueError(f"a part of stream {stream}: {rows} rows, {back} taken back")
+            if at + rows * len(columns) > len(numbers):
+                raise ValueError(f"{rows} rows of stream {stream} are not there")
+            self._take_back(stream, back)
+            self._add(stream, rows)
+            for column in columns:
+                column.append(numbers[at : at + rows])
+                at += rows
+        if at != len(numbers):
+            raise ValueError(f"{len(numbers) - at} numbers belong to nothing")
+        return len(numbers)
+
+    def columns(self, stream: int) -> list[NDArray[Any]]:
+        """Return the columns of a stream, and forget them."""
+        import numpy as np
+
+        found: list[NDArray[Any]] = []
+        pieces = self._columns.pop(stream)
+        for position, code in enumerate(self._codes[stream]):
+            column = np.concatenate([np.zeros(0, dtype=np.int64), *pieces[position]])
+            pieces[position] = []
+            if code == GROWING:
+                # Differences wrap as they did when they were written.
+                np.cumsum(column, out=column)
+            live = self._live[stream]
+            if live != [(0, len(column))]:
+                column = np.concatenate([column[:0], *(column[start:end] for start, end in live)])
+            found.append(column.view(np.float64) if code == FLOAT else column)
+        return found
+
+    def _add(self, stream: int, rows: int) -> None:
+        live, start = self._live[stream], self._rows[stream]
+        self._rows[stream] = end = start + rows
+        if live and live[-1][1] == start:
+            live[-1] = live[-1][0], end
+        else:
+            live.append((start, end))
+
+    def _take_back(self, stream: int, back: int) -> None:
+        live = self._live[stream]
+        while back:
+            if not live:
+                raise ValueError(f"more rows of stream {stream} are taken back than there are")
+            start, end = live.pop()
+            if end - start > back:
+                live.append((start, end - back))
+            back -= min(back, end - start)
+
+
+def _extend(numbers: array[int], differences: Iterable[int]) -> None:
+    found = list(differences)
+    try:
+        numbers.fromlist(found)  # all of them or none
+    except OverflowError:
+        numbers.fromlist([(number + _WRAP // 2) % _WRAP - _WRAP // 2 for number in found])
+
+
+def _bits(column: array[float]) -> array[int]:
+    bits = array("q")
+    bits.frombytes(array("d", column).tobytes())
+    return bits
+
+
+def _planes(numbers: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    raw = numbers.tobytes()
+    return b"".join(raw[plane::_WIDTH] for plane in range(_WIDTH))
+
+
+def _numbers(blob: bytes) -> Numbers:
+    import numpy as np
+
+    inflater = zlib.decompressobj()
+    try:
+        planes = inflater.decompress(blob, MOST_NUMBERS * _WIDTH + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not inflater.eof or len(planes) > MOST_NUMBERS * _WIDTH:
+        raise ValueError("it is cut off, or longer than any that mlmeter writes")
+    if not planes or len(planes) % _WIDTH:
+        raise ValueError(f"{len(planes)} bytes are no numbers")
+    shuffled = np.frombuffer(planes, dtype=np.uint8).reshape(_WIDTH, -1)
+    return np.ascontiguousarray(shuffled.T).view("<i8").ravel().astype(np.int64, copy=False)

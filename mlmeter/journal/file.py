@@ -1,0 +1,202 @@
+"""The SQLite file of one journal: named entries in JSON, and batches of numbers.
+
+SQLite's write-ahead log keeps every transaction that has come to its end, whatever kills the
+process. The file is locked by whoever writes it, which needs no memory shared between
+processes: nothing of it can fail with a signal, as mapped files do on a full disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlmeter.journal.encoding import FAST, MOST_NUMBERS, Ends, Part, encode, merged
+
+APPLICATION_ID = 0x6D6C6D74  # "mlmt"
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
+                      PRIMARY KEY (kind, number)) WITHOUT ROWID;
+CREATE TABLE batches (number INTEGER PRIMARY KEY, numbers BLOB NOT NULL);
+"""
+# Kind, number and value.
+Entry = tuple[str, int, Any]
+# Small batches are written again as a large one, which takes less space and is read faster.
+MERGED_BATCHES = 64
+MERGED_NUMBERS = 500_000
+
+
+class _Tail(NamedTuple):
+    """The small batches at the end of a journal.
+
+    Attributes:
+        first: number of the batch before them.
+        first_ends: of every stream before them; ends: after them.
+        batches: their parts; numbers: how many there are in them.
+    """
+
+    first: int
+    first_ends: Ends
+    batches: list[Sequence[Part]]
+    ends: Ends
+    numbers: int
+
+
+class JournalFile:
+    """A journal that is being written, by one thread at a time.
+
+    Args:
+        path: a file that does not exist.
+
+    Raises:
+        OSError: it cannot be made.
+        sqlite3.Error: likewise.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Made here, and only here: a link that somebody has put in its place is not followed.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        self._inode = path.stat().st_ino
+        self._path = path
+        self._streams: dict[str, tuple[int, str]] = {}
+        self._tail = _Tail(0, {}, [], {}, 0)
+        try:
+            for pragma in (
+                "locking_mode=EXCLUSIVE",
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                f"application_id={APPLICATION_ID}",
+                f"user_version={SCHEMA_VERSION}",
+            ):
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still where it was made."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def write(self, entries: Iterable[Entry], parts: dict[str, Part]) -> None:
+        """Write entries and parts of streams in one transaction.
+
+        Args:
+            entries: kind, number and value; one of the same kind and number is replaced.
+            parts: by name of the stream; their stream numbers are filled in here.
+
+        Raises:
+            sqlite3.Error: nothing has been written.
+        """
+        streams = dict(self._streams)
+        added: list[Entry] = []
+        numbered: list[Part] = []
+        for name, part in parts.items():
+            if name not in streams:
+                streams[name] = len(streams), part.codes
+                added.append(("stream", streams[name][0], [name, part.codes]))
+            numbered.append(part._replace(stream=streams[name][0]))
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _put(connection, [*added, *entries])
+            tail = self._append(numbered)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._streams, self._tail = streams, tail
+
+    def _append(self, parts: list[Part]) -> _Tail:
+        """Insert parts as batches and return the tail after that."""
+        tail = self._tail
+        insert = "INSERT INTO batches VALUES (?, ?)"
+        for batch in _batches(parts):
+            batches = [*tail.batches, batch]
+            numbers = tail.numbers + sum(part.size for part in batch)
+            if len(batches) < MERGED_BATCHES and numbers < MERGED_NUMBERS:
+                blob, ends = encode(batch, tail.ends, FAST)
+                tail = tail._replace(batches=batches, ends={**tail.ends, **ends}, numbers=numbers)
+                self._connection.execute(insert, (tail.first + len(batches), blob))
+                continue
+            blob, ends = encode(merged(batches), tail.first_ends)
+            self._connection.execute("DELETE FROM batches WHERE number > ?", (tail.first,))
+            self._connection.execute(insert, (tail.first + 1, blob))
+            ends = {**tail.first_ends, **ends}
+            tail = _Tail(tail.first + 1, ends, [], ends, 0)
+        return tail
+
+    def close(self) -> None:
+        """Make it one complete file, without a log beside it.
+
+        Raises:
+            sqlite3.Error: that failed; what has been written can still be read.
+        """
+        try:
+            self._connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self._connection.close()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch the file again.
+
+        SQLite would tidy up the parent's log when the connection is closed, so it never is.
+        """
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+
+
+def complete(path: Path, entries: Iterable[Entry]) -> None:
+    """Write entries into a journal that nobody writes any more, and make it one complete file.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN IMMEDIATE")
+        _put(connection, entries)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        connection.close()
+
+
+def _put(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+    for kind, number, value in entries:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
+        connection.execute("REPLACE INTO entries VALUES (?, ?, ?)", (kind, number, text))
+
+
+def _batches(parts: list[Part]) -> Iterable[list[Part]]:
+    """Split parts so that no batch becomes too large to be read."""
+    batch: list[Part] = []
+    size = 0
+    for part in parts:
+        rows, step = len(part.columns[0]), max(1, MOST_NUMBERS // 8 // len(part.codes))
+        for start in range(0, max(rows, 1), step):
+            piece = part
+            if rows > step:
+                piece = part._replace(
+                    back=part.back if start == 0 else 0,
+                    columns=[column[start : start + step] for column in part.columns],
+                )
+            if batch and (size + piece.size > MOST_NUMBERS // 4 or batch[-1].stream == piece.stream):
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += piece.size
+    if batch:
+        yield batch

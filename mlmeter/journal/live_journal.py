@@ -1,0 +1,134 @@
+"""The journal of a running session: written on the sampler's thread, never a reason to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlmeter.journal import JOURNAL
+from mlmeter.journal.file import JournalFile
+from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
+from mlmeter.journal.whole import last_entries, waiting_spans
+
+if TYPE_CHECKING:
+    from mlmeter.recording import Recording
+
+# What has been read is on its way to the disk within a second, ticks of 0.1 s included.
+PERIOD_NS = 800_000_000
+# A disk that is full is tried again; a slow one is not waited for at the end of a session.
+FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class LiveJournal:
+    """Writes what is new of a session to `JOURNAL` in a directory.
+
+    Args:
+        directory: the run directory; made when the first rows are written.
+        parts: where the news come from.
+        start_ns: start of the session.
+        rows_before: how many rows from before the session belong to it.
+        remark: notes an event of the session: kind and sentence.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        parts: SessionParts,
+        start_ns: int,
+        rows_before: int,
+        remark: Callable[[str, str], None],
+    ) -> None:
+        self._directory, self._parts, self._remark = directory, parts, remark
+        self._start_ns, self._rows_before = start_ns, rows_before
+        self._lock = threading.Lock()
+        self._file: JournalFile | None = None
+        self._written = Written(())
+        # Whether anything has gone from memory before it was written, or what was written is lost.
+        self._forgotten = self._missed = False
+        self._written_ns = start_ns
+        self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
+
+    def tick(self) -> None:
+        """Write what is new if that is due; called on the sampler's thread."""
+        now_ns = self._parts.sampler.clock.now_ns()
+        if now_ns < self._due_ns or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._due_ns = now_ns + PERIOD_NS
+            self._write(now_ns)
+            self._written_ns = now_ns
+            self._retry_ns = FIRST_RETRY_NS
+        except (OSError, sqlite3.Error, ValueError) as error:
+            self._due_ns = now_ns + self._retry_ns
+            self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)
+            self._tell(error)
+        finally:
+            self._lock.release()
+
+    def forgotten_before(self, time_ns: int) -> None:
+        """Take note that what is older than a time is no longer in memory."""
+        self._forgotten = True
+        self._missed = self._missed or self._file is None or self._written_ns < time_ns
+
+    def finish(self, recording: Recording) -> bool:
+        """Write the rest of a session that has ended; return whether the journal holds all of it.
+
+        Args:
+            recording: the whole session.
+        """
+        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+            return False
+        file, self._file = self._file, None
+        self._due_ns = 1 << 62
+        try:
+            if file is None:
+                return False
+            try:
+                if file.in_place and not self._missed:
+                    self._write_rest(file, recording)
+                    return True
+            finally:
+                file.close()
+        except (OSError, sqlite3.Error, ValueError) as error:
+            self._tell(error)
+        finally:
+            self._lock.release()
+        return False
+
+    def abandon(self) -> None:
+        """In a forked child: the journal is the parent's."""
+        if self._file is not None:
+            self._file.abandon()
+
+    def _write(self, now_ns: int) -> None:
+        if self._file is not None and not self._file.in_place:
+            # Somebody has removed the directory: what has been written is gone, what is to come need not be.
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
+            self._file = None
+            self._remark("journal", f"{self._directory / JOURNAL} was removed; it is begun again")
+        if self._file is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = JournalFile(self._directory / JOURNAL)
+            self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
+            self._missed = self._missed or self._forgotten
+        entries, parts, written = news(self._parts, self._written, now_ns)
+        self._file.write(entries, parts)
+        self._written = written
+
+    def _write_rest(self, file: JournalFile, recording: Recording) -> None:
+        written = self._written
+        now_ns = self._parts.sampler.clock.now_ns()
+        entries, parts, _ = news(self._parts, written, now_ns)
+        parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
+        # Domains, events and facts are told once more, as the recording has them.
+        file.write([*entries, *last_entries(recording)], parts)
+
+    def _tell(self, error: Exception) -> None:
+        text = f"the journal cannot be written ({type(error).__name__}: {error})"
+        self._remark("journal", f"{text}: what is read meanwhile is in memory only")

@@ -1,0 +1,184 @@
+"""What of a running session has been written to its journal, and what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mlmeter.energy.counters import Rows
+from mlmeter.energy.row_columns import RowMark
+from mlmeter.journal import streams
+from mlmeter.journal.encoding import Part
+from mlmeter.measurement import Domain, Event, Unavailable
+from mlmeter.window_log import Closed, WindowLog, WindowMark
+
+if TYPE_CHECKING:
+    from mlmeter.device_time.session import SessionDevices
+    from mlmeter.energy.process_rows import ProcessRows
+    from mlmeter.recording import Run
+    from mlmeter.sampling.process_reader import ProcessReader
+    from mlmeter.sampling.sampler import Sampler
+    from mlmeter.sampling.sources import Source
+
+# Of more windows that are open at a time, those opened last are lost if the program is killed.
+MOST_OPEN = 10_000
+# What changes with every reading, but hardly matters, is written less often.
+SLOW_ENTRIES_NS = 10_000_000_000
+
+Entry = tuple[str, int, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """How much of a session is in its journal; all of it as counts and marks."""
+
+    rows: tuple[RowMark, ...]
+    windows: WindowMark = field(default_factory=WindowMark)
+    spans: int = 0
+    references: Mapping[int, int] = field(default_factory=dict)
+    cpu: int = 0
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    events: int = 0
+    # By kind and number, what tells whether an entry that can change must be written again.
+    entries: Mapping[tuple[str, int], object] = field(default_factory=dict)
+    slow_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """Where the news of a session come from.
+
+    Attributes:
+        run: facts about the run up to now.
+        events: what has been noted so far; only grows.
+        as_metered: a domain and its rows as this session has metered them.
+    """
+
+    sampler: Sampler
+    sources: tuple[Source, ...]
+    log: WindowLog
+    devices: SessionDevices
+    processes: ProcessReader | None
+    unavailable: tuple[Unavailable, ...]
+    run: Callable[[], Run]
+    events: Callable[[], Sequence[Event]]
+    as_metered: Callable[[Domain, Rows], tuple[Domain, Rows]]
+
+
+def nothing_written(parts: SessionParts, start_ns: int, rows_before: int) -> Written:
+    """Return the state of an empty journal of a session that has just begun."""
+    return Written(tuple(parts.sampler.marks_at(parts.sources, start_ns, rows_before)))
+
+
+def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry], dict[str, Part], Written]:
+    """Return the entries and parts of streams that are new, and what will have been written with them."""
+    found: dict[str, Part] = {
+        "clock": streams.part(streams.CLOCK, [[now_ns], [parts.sampler.clock.wall_ns()]])
+    }
+    first = written.slow_ns is None
+    slow = written.slow_ns is None or now_ns - written.slow_ns >= SLOW_ENTRIES_NS
+    entries, contents, marks = _rows_news(parts, written, found, slow=slow)
+    window_entries, mark = _window_news(parts.log, written, found, contents)
+    entries += window_entries
+    state = replace(written, rows=marks, windows=mark, slow_ns=now_ns if slow else written.slow_ns)
+    state = _device_news(parts.devices, state, found, entries)
+    if parts.processes is not None:
+        state = _process_news(parts.processes, state, found, entries, contents)
+    events = parts.events()
+    entries += [("event", number, asdict(events[number])) for number in range(state.events, len(events))]
+    if first:
+        missing = enumerate(parts.unavailable)
+        entries += [("unavailable", number, asdict(item)) for number, item in missing]
+    if slow:
+        entries.append(("run", 0, streams.run_entry(parts.run())))
+    return entries, found, replace(state, events=len(events), entries={**written.entries, **contents})
+
+
+def _rows_news(
+    parts: SessionParts, written: Written, found: dict[str, Part], *, slow: bool
+) -> tuple[list[Entry], dict[tuple[str, int], object], tuple[RowMark, ...]]:
+    entries: list[Entry] = []
+    contents: dict[tuple[str, int], object] = {}
+    readings: list[tuple[int, int, int]] = []
+    news = parts.sampler.news(parts.sources, written.rows)
+    for number, item in enumerate(news):
+        domain, rows = parts.as_metered(item.domain, item.rows)
+        if rows.counts or item.back:
+            found[f"rows.{number}"] = streams.rows_part(rows, item.back)
+        if rows.last_ns is not None:
+            readings.append((number, rows.last_ns, rows.readings))
+        # What changes the meaning of rows is written with them.
+        content = rows.gaps_ns, rows.resets, rows.period_seconds, domain.provenance
+        if slow or written.entries.get(("domain", number)) != content:
+            contents["domain", number] = content
+            entries.append(("domain", number, streams.domain_entry(domain, rows)))
+    if readings:
+        found["readings"] = streams.part(streams.READINGS, list(zip(*readings, strict=True)))
+    return entries, contents, tuple(item.mark for item in news)
+
+
+def _window_news(
+    log: WindowLog, written: Written, found: dict[str, Part], contents: dict[tuple[str, int], object]
+) -> tuple[list[Entry], WindowMark]:
+    mark = written.windows
+    new = log.news(mark, MOST_OPEN)
+    entries: list[Entry] = [
+        ("label", mark.labels + number, list(label)) for number, label in enumerate(new.labels)
+    ]
+    entries += [("thread", mark.threads + number, name) for number, name in enumerate(new.threads)]
+    if new.columns[0]:
+        found["windows"] = streams.windows_part(new.columns)
+    if new.pieces:
+        found["pieces"] = streams.pieces_part(new.pieces)
+    for name, columns in new.units.items():
+        number = list(new.mark.units).index(name)
+        found[f"units.{number}"] = streams.part(streams.UNITS, columns)
+        if name not in mark.units:
+            entries.append(("unit", number, name))
+    entries += _open_entry(new.still_open, written, contents)
+    return entries, new.mark
+
+
+def _open_entry(
+    windows: Sequence[Closed], written: Written, contents: dict[tuple[str, int], object]
+) -> list[Entry]:
+    """Return the entry of the windows that are open, if they are others than before."""
+    # Windows whose start has not been stamped yet are not open for long.
+    value = [streams.open_entry(window) for window in windows if window.start_ns >= 0]
+    if written.entries.get(("open", 0), []) == value:
+        return []
+    contents["open", 0] = value
+    return [("open", 0, value)]
+
+
+def _device_news(
+    devices: SessionDevices, state: Written, found: dict[str, Part], entries: list[Entry]
+) -> Written:
+    times = devices.news(state.spans, state.references)
+    if len(times):
+        found["spans"] = streams.spans_part(times)
+    found.update(streams.references_parts(times))
+    references = dict(state.references)
+    for number, uuid in times.uuids.items():
+        if number not in references:
+            entries.append(("device", number, uuid))
+        references[number] = references.get(number, 0) + list(times.reference_devices).count(number)
+    return replace(state, spans=state.spans + len(times), references=references)
+
+
+def _process_news(
+    processes: ProcessReader,
+    state: Written,
+    found: dict[str, Part],
+    entries: list[Entry],
+    contents: dict[tuple[str, int], object],
+) -> Written:
+    rows: ProcessRows = processes.news(state.cpu, state.gpus)
+    found.update({name: part for name, part in streams.process_parts(rows).items() if part.columns[0]})
+    entry = streams.process_entry(rows)
+    if state.entries.get(("process", 0)) != entry:
+        contents["process", 0] = entry
+        entries.append(("process", 0, entry))
+    gpus = {name: state.gpus.get(name, 0) + len(uses.at_ns) for name, uses in rows.gpus.items()}
+    return replace(state, cpu=state.cpu + len(rows.at_ns), gpus=gpus)

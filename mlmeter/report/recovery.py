@@ -1,0 +1,63 @@
+"""Finishes the files of a run whose program was killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from mlmeter.errors import RunFileError
+from mlmeter.journal import JOURNAL
+from mlmeter.journal.reader import read_journal
+from mlmeter.journal.whole import mark_finished
+from mlmeter.recording import Recording
+from mlmeter.report.run_directory import MANIFEST, write_run_directory
+from mlmeter.report.runs_file import RUNS, append_run
+
+
+def recover_run(path: str | os.PathLike[str]) -> Recording:
+    """Return a run; if its program was killed, finish its journal and write what `stop` would have.
+
+    Called again, it does what is still missing, if anything.
+
+    Args:
+        path: the run directory, or its journal.
+
+    Raises:
+        RunFileError: the journal is missing, damaged, or still being written.
+        OSError: a file cannot be written.
+    """
+    directory = Path(path)
+    if directory.name in (MANIFEST, JOURNAL):
+        directory = directory.parent
+    recording = read_journal(directory / JOURNAL)
+    if not recording.run.finished:
+        facts = {**recording.run.facts, "killed": True}
+        recording = recording.with_run(replace(recording.run, finished=True, facts=facts))
+        mark_finished(recording, directory / JOURNAL)
+    if not (directory / MANIFEST).exists():
+        write_run_directory(recording, directory, journalled=True)
+    runs = directory.absolute().parent / RUNS
+    if recording.run.id not in _sessions(runs):
+        append_run(recording, runs)
+    return recording
+
+
+def unfinished_runs(path: Path) -> list[Path]:
+    """Return the run directories below `path`, or `path` itself, that have a journal but no manifest."""
+    if (path / JOURNAL).exists() or path.name in (MANIFEST, JOURNAL):
+        return [path]
+    journals = sorted(path.glob(f"*/{JOURNAL}"))
+    return [journal.parent for journal in journals if not (journal.parent / MANIFEST).exists()]
+
+
+def _sessions(path: Path) -> set[str]:
+    """Return the runs that a table of runs has rows of."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row[0] for row in csv.reader(file) if row}
+    except FileNotFoundError:
+        return set()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunFileError(str(path), f"is no CSV file in UTF-8: {error}") from error

@@ -1,0 +1,224 @@
+"""The journal of a session: complete at the end, and all of it up to a second before a crash."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import mlmeter
+from mlmeter import EnergyMeter
+from mlmeter.errors import RunFileError
+from mlmeter.journal import JOURNAL, live_journal
+from mlmeter.measurement import Failure, Reading
+from mlmeter.recording import TABLES
+from mlmeter.session import Session
+from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(start_ns=10**12)
+
+
+@pytest.fixture
+def meter(clock: FakeClock, tmp_path: Path) -> Iterator[EnergyMeter]:
+    """A meter whose sampler works when the test says so."""
+    meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock, output_dir=tmp_path / "runs")
+    yield meter
+    meter.stop()
+
+
+def killed(meter: EnergyMeter, to: Path) -> Path:
+    """Copy what would be on the disk if the program were killed now."""
+    (directory,) = (meter._output_dir or Path()).glob("*/")
+    return Path(shutil.copytree(directory, to / directory.name))
+
+
+def test_killed_run_has_everything_but_the_last_second(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Windows that were open end at the last reading and are marked."""
+    with meter:
+        outer = meter.training("epoch", samples=7)
+        outer.__enter__()
+        for _ in range(40):
+            with meter.inference("step", samples=2):
+                advance(meter, 0.1)
+        session = mlmeter.load(killed(meter, tmp_path))
+        outer.__exit__(None, None, None)
+    windows = session.records("windows")
+    rows = [row for row in windows if row["domain"] == "fake-0" and row["scope"] == "inclusive"]
+    (epoch,) = (row for row in rows if row["name"] == "epoch")
+    assert epoch["unfinished"]
+    assert epoch["samples"] == 7
+    assert 3.0 <= epoch["duration_seconds"] <= 4.0
+    steps = [row for row in rows if row["name"] == "step" and not row["unfinished"]]
+    assert 30 <= len(steps) <= 40
+    assert session.total().energy_joules == pytest.approx(100 * session.duration_seconds, rel=1e-3)
+    assert not session.finished
+    assert [event["kind"] for event in session.records("events")][-1] == "killed"
+
+
+def test_recovering_writes_the_files_of_a_run(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
+    """Once; later calls only load."""
+    with meter, meter.training("epoch"):
+        advance(meter, 3)
+        directory = killed(meter, tmp_path)
+    session = mlmeter.recover(directory)
+    assert session.finished
+    names = {"session.json", JOURNAL, *(f"{name}.csv" for name in TABLES)}
+    assert {path.name for path in directory.iterdir()} == names
+    rows = (tmp_path / "runs.csv").read_text().splitlines()
+    assert len(rows) == 2
+    again = mlmeter.recover(directory)
+    assert again.summary() == session.summary() == mlmeter.load(directory).summary()
+    assert (tmp_path / "runs.csv").read_text().splitlines() == rows
+
+
+def test_journal_of_an_ended_session_is_the_session(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Written piece by piece while it ran, it gives the same tables."""
+    with meter:
+        for number in range(300):
+            with meter.inference(f"step {number % 3}", samples=number):
+                advance(meter, 0.05)
+            if number == 100:
+                meter.recorder.remark("note", "half of it")
+    assert meter.run_directory is not None
+    assert not list(meter.run_directory.glob("*-wal"))
+    loaded = mlmeter.load(meter.run_directory)
+    for name in TABLES:
+        assert loaded.records(name) == meter.session.records(name), name
+    assert loaded.recording.windows == meter.session.recording.windows
+    whole = Session(loaded.recording).save(tmp_path / "again")
+    for name in TABLES:
+        assert mlmeter.load(whole).records(name) == meter.session.records(name), name
+
+
+def test_journal_is_written_by_the_sampler(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
+    """Nothing is on the disk before its first tick, and windows do not write."""
+    with meter:
+        assert not (tmp_path / "runs").exists()
+        advance(meter, 1)
+        (journal,) = tmp_path.glob(f"runs/*/{JOURNAL}")
+        size = sum(path.stat().st_size for path in journal.parent.iterdir())
+        for _ in range(1_000):
+            with meter.window("step"):
+                pass
+        assert sum(path.stat().st_size for path in journal.parent.iterdir()) == size
+
+
+def test_removed_directory_is_told_and_made_again(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """The run goes on, and all of it is written."""
+    with meter:
+        advance(meter, 2)
+        shutil.rmtree(tmp_path / "runs")
+        advance(meter, 2)
+        with meter.window("late"):
+            advance(meter, 1)
+    assert meter.run_directory is not None
+    loaded = mlmeter.load(meter.run_directory)
+    assert loaded.total() == meter.session.total()
+    assert any("removed" in event["message"] for event in loaded.records("events"))
+
+
+def test_disk_that_fails_is_tried_again(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written is in memory, and on the disk as soon as it can be."""
+    write = live_journal.JournalFile.write
+
+    def full(*args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with meter:
+        advance(meter, 2)
+        monkeypatch.setattr(live_journal.JournalFile, "write", full)
+        with meter.window("meanwhile"):
+            advance(meter, 3)
+        monkeypatch.setattr(live_journal.JournalFile, "write", write)
+        advance(meter, 20)
+        session = mlmeter.load(killed(meter, tmp_path))
+    assert session.duration_seconds > 24
+    names = {row["name"] for row in session.records("windows")}
+    assert "meanwhile" in names
+    texts = [event["message"] for event in session.records("events")]
+    assert sum("disk is full" in text for text in texts) == 1
+
+
+def test_rows_that_are_taken_back_are_replaced(clock: FakeClock, tmp_path: Path) -> None:
+    """A counter that stood still and then caught up: the power in its place is gone from the journal, too."""
+    domain = fake_domain(kind="gpu", update_period_seconds=0.1, power_watts_per_count=1.0, cheap_read=False)
+    stuck_ns = range(clock.now_ns() + 3 * 10**9, clock.now_ns() + 8 * 10**9)
+
+    def count(now_ns: int) -> int:
+        shown_ns = stuck_ns.start if now_ns in stuck_ns else now_ns
+        return shown_ns // 10**8 * 10**7
+
+    class Board(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            return [item._replace(power_counts=100) for item in super().read() if isinstance(item, Reading)]
+
+    backend = Board([domain], [count], clock)
+    meter = fake_meter(backend, clock=clock, output_dir=tmp_path / "runs")
+    with meter:
+        advance(meter, 12)
+        live = meter.session.recording.domains[0][1]
+        assert meter._live._sources[0].rows[0].columns.revised
+        session = mlmeter.load(killed(meter, tmp_path))
+    rows = session.recording.domains[0][1]
+    size = len(rows.counts)
+    assert size > 50
+    assert rows.counts == live.counts[:size]
+    assert rows.before_ns == live.before_ns[:size]
+
+
+def test_run_that_is_still_written_is_not_touched(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Another process is told so, and the journal goes on."""
+    import subprocess
+    import sys
+
+    with meter:
+        advance(meter, 2)
+        (journal,) = tmp_path.glob(f"runs/*/{JOURNAL}")
+        code = "import sys, mlmeter; mlmeter.recover(sys.argv[1])"
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(journal.parent)], capture_output=True, text=True, check=False
+        )
+        assert "RunFileError" in result.stderr
+        assert "still runs" in result.stderr
+        advance(meter, 2)
+    assert meter.run_directory is not None
+    assert mlmeter.load(meter.run_directory).total() == meter.session.total()
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("DELETE FROM entries WHERE kind='run'", "damaged"),
+        ("UPDATE entries SET json='{' WHERE kind='run'", "no JSON"),
+        ("UPDATE batches SET numbers=x'00'", "batch 1"),
+        ("DROP TABLE batches", "no such table"),
+        ("PRAGMA application_id=1", "no journal"),
+        ("PRAGMA user_version=99", "version 99"),
+    ],
+)
+def test_damaged_journal_is_named(meter: EnergyMeter, clock: FakeClock, sql: str, words: str) -> None:
+    """With the file and what is wrong with it."""
+    with meter:
+        advance(meter, 2)
+    assert meter.run_directory is not None
+    with closing(sqlite3.connect(meter.run_directory / JOURNAL, isolation_level=None)) as connection:
+        connection.execute(sql)
+    with pytest.raises(RunFileError, match=f"{JOURNAL}.*{words}"):
+        mlmeter.load(meter.run_directory)
