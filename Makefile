@@ -14,8 +14,8 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-load bench-accuracy bench-plots \
-  bench-resolving bench-estimate bench-peers gpu-experiments soak-cycles soak-month build clean
+.PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
+  bench-plots bench-resolving bench-estimate bench-peers bench-page gpu-experiments soak-cycles soak-month build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -52,6 +52,9 @@ docs: $(READY)-docs  ## build the documentation into build/docs; a warning is an
 bench-overhead: $(READY)-demo  ## measure what metering costs the metered program
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
 
+bench-edges: $(READY)-test  ## measure entering and leaving windows while backends are slow, hang or fail
+	@$(BIN)/python benchmarks/overhead/edges.py $(BENCH_ARGS)
+
 bench-load: $(READY)-test  ## measure how much slower a metered training loop runs
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/overhead/training_loop.py $(BENCH_ARGS)
 
@@ -75,6 +78,9 @@ gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GP
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+bench-page: $(READY)-demo  ## measure how large the report page is and how fast a browser draws it
+	@$(BIN)/python benchmarks/page/run.py $(BENCH_ARGS)
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)

@@ -291,16 +291,29 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Write it as CSV; - for standard output.",
 )
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report page: one HTML file.",
+)
 @json_option
-def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
+def report(
+    run_path: Path, table: str | None, csv_path: Path | None, html_path: Path | None, *, as_json: bool
+) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
     try:
         session = load(_latest_run(run_path))
+        if html_path is not None:
+            session.to_html(html_path)
+            click.echo(f"wrote {html_path}", err=True)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")
+        elif html_path is not None and not as_json and table is None:
+            return
         elif as_json:
             click.echo(session.to_json())
         elif table is not None:

@@ -432,6 +432,7 @@ class LiveSession:
                 **self._facts,
                 **host_facts(),
                 "sampler": asdict(self._sampler.cost()),
+                "clock": self._sampler.clock_changes.facts(self._start_ns, end_ns, self._start_wall_ns),
                 "device_states": {name: dict(states) for name, states in self._states.items()},
             },
         )

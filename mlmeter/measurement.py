@@ -166,8 +166,8 @@ class Event:
 
     Attributes:
         time_seconds: seconds since the session started.
-        kind: one word: ``reset``, ``gap``, ``lost``, ``stuck``, ``unavailable``,
-            ``estimate``, ``note``, ``cross-check`` or ``window``.
+        kind: one word: ``reset``, ``gap``, ``lost``, ``stuck``, ``suspend``, ``clock``,
+            ``unavailable``, ``estimate``, ``note``, ``cross-check`` or ``window``.
         domain: name of the domain concerned, or None.
         message: one sentence for people.
     """

@@ -119,6 +119,11 @@ class Recording:
             beside_ns=array("q", [*before.edges_ns, self.run.end_ns]),
         )
 
+    @property
+    def past_seconds(self) -> float:
+        """How long after the session `rest` begins."""
+        return (self.rest.run.start_ns - self.run.start_ns) * SECONDS_PER_NANOSECOND
+
     def of_one(self, domain: Domain) -> Recording:
         """Return the recording of one domain alone, so that nothing of another one is in memory with it."""
         pair = next(pair for pair in self.domains if pair[0] is domain)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.report.page.impact_section import ImpactOfSession
+
 
 class Session:
     """What one metered run found: energies by phase and window, domains, events.
@@ -185,6 +187,35 @@ class Session:
             with replacing(Path(path)) as file:
                 file.write(text)
         return text
+
+    def to_html(self, path: str | os.PathLike[str], *, impact: ImpactOfSession | None = None) -> None:
+        """Write the report page: one HTML file with everything in it, that opens without a network.
+
+        Args:
+            path: file to write, replaced only when the new one is complete.
+            impact: what the energy means, to be shown with its factors; without it there is no such section.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from mlmeter.report.csv_tables import replacing
+        from mlmeter.report.page.document import page_html
+
+        text = page_html(self._recording, impact)
+        with replacing(Path(path)) as file:
+            file.write(text)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw power over time with the phases shaded; the ending of the file chooses PNG, SVG or PDF.
+
+        Raises:
+            ImportError: the extra ``mlmeter[plots]`` is not installed.
+            OSError: the file cannot be written.
+            ArgumentError: no picture has such an ending.
+        """
+        from mlmeter.report.power_plot import plot_power
+
+        plot_power(self._recording, Path(path))
 
     def records(self, table: str = "phases") -> list[dict[str, Any]]:
         """Return a table's rows as dictionaries of plain values; needs no pandas.

@@ -45,14 +45,28 @@ class FakeClock:
     def __init__(self, start_ns: int = 0, wall_ns: int = 1_700_000_000 * NANOSECONDS_PER_SECOND) -> None:
         self._now_ns = start_ns
         self._wall_ns = wall_ns
+        self._suspended_ns = 0
 
     def now_ns(self) -> int:
         """Return the fake time."""
         return self._now_ns
 
     def wall_ns(self) -> int:
-        """Return the fake time of day, which moves with the clock."""
-        return self._wall_ns + self._now_ns
+        """Return the fake time of day, which moves with the clock and in suspend."""
+        return self._wall_ns + self.boot_ns()
+
+    def boot_ns(self) -> int:
+        """Return the fake time, that in suspend included."""
+        return self._now_ns + self._suspended_ns
+
+    def suspend(self, seconds: float) -> None:
+        """Suspend the machine: the time of day moves on; on this clock that takes a microsecond."""
+        self.advance(1e-6)
+        self._suspended_ns += round(seconds * NANOSECONDS_PER_SECOND)
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the time of day forward, or back if negative."""
+        self._wall_ns += round(seconds * NANOSECONDS_PER_SECOND)
 
     def advance(self, seconds: float) -> None:
         """Move the time on."""

@@ -100,6 +100,7 @@ class CounterRows:
         self._gaps: list[tuple[int, int]] = []
         self._last: Reading | None = None
         self._failing_since_ns: int | None = None
+        self._suspended_ns: tuple[int, int] | None = None
         self._stuck_reported = False
         # The last row of the counter's own, when it was written, and both energies up to then.
         self._own_row = self._own_ns = 0
@@ -139,6 +140,14 @@ class CounterRows:
             self._failing_since_ns = failure.at_ns
             kind = "lost" if failure.lost else "gap"
             self.remarks.append(Remark(failure.at_ns, kind, f"{self._domain.name}: {failure.reason}"))
+
+    def suspended(self, since_ns: int, until_ns: int) -> None:
+        """Note that the machine was suspended at some instant between two others.
+
+        What the counter counted then, or forgot, belongs to no time of the session: the step over it is
+        not counted.
+        """
+        self._suspended_ns = since_ns, until_ns
 
     def close(self, end_ns: int) -> None:
         """Book a gap up to `end_ns` if the counter could no longer be read at the end."""
@@ -207,7 +216,11 @@ class CounterRows:
         if self._trusted:
             # The value is that of some instant of the read, which can have been interrupted.
             after = max(after, reading.begin_ns - self._longest_period_ns)
-        if self._wraps_unknown(reading.end_ns - last.end_ns):
+        if self._spans_suspend(reading):
+            what = "may have been reset or have counted on while the machine was suspended"
+            self._lose(last, reading, "suspend", what)
+            step = 0
+        elif self._wraps_unknown(reading.end_ns - last.end_ns):
             self._lose(last, reading, "gap", "was not read for longer than it takes to wrap")
             step = 0
         elif step < 0 or step * self._joules_per_count > plausible_joules:
@@ -280,6 +293,13 @@ class CounterRows:
         text = f"{self._domain.name}: readable after {seconds:.3f} s; {known}"
         self.remarks.append(Remark(reading.end_ns, "gap", text))
         self._failing_since_ns = None
+
+    def _spans_suspend(self, reading: Reading) -> bool:
+        """Whether the machine may have been suspended since the last row."""
+        if self._suspended_ns is None:
+            return False
+        since_ns, until_ns = self._suspended_ns
+        return self.columns.before_ns[-1] < until_ns and since_ns < reading.end_ns
 
     def _wraps_unknown(self, silent_ns: int) -> bool:
         modulus = self._domain.modulus

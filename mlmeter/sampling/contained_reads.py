@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from mlmeter.clock import Clock
 from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.errands import came_back, is_the_users
+from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, Source
 
 LAST_RETRY_SECONDS = 60.0
+# As a rule no thread waits longer for the interpreter's lock. What takes longer waits for something else.
+LONGEST_WANT_NS = 10_000_000
 _LARGEST_COUNT = 2**63 - 1
 _REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
 
@@ -50,11 +53,12 @@ class ContainedReads:
         """Read on the calling thread; nothing if the source is to be left alone."""
         if source.hanging or (source.failing and self._now_ns() < source.retry_at_ns):
             return ()
-        if source.cheap:
-            return self._read(source)
-        # Backends need not be safe to be read by several threads at a time.
-        if not source.gate.acquire(timeout=self.limit_seconds):
-            self.give_up(source)
+        # One read at a time: backends need not be safe for several threads. What another thread is
+        # asking a cheap one will be known in microseconds, or that read hangs, and one is enough.
+        patience_seconds = 0.0 if source.cheap else self.limit_seconds
+        if not source.gate.acquire(timeout=patience_seconds):
+            if not source.cheap:
+                self.give_up(source)
             return ()
         try:
             return self._read(source)
@@ -62,24 +66,41 @@ class ContainedReads:
             source.gate.release()
 
     def at_edge(self, source: Source) -> None:
-        """Read a cheap source on a thread of the metered program, at the least cost."""
+        """Read a cheap source on a thread of the metered program, at the least cost, unless that may wait.
+
+        A thread of ours that is at it and has waited a moment for the interpreter's lock, which this
+        thread has, is no reason to leave out an edge.
+        """
         if source.hanging or source.failing:
-            self.here(source)
             return
-        result: Items
+        held, begin_ns = source.gate.acquire(blocking=False), self._now_ns()
+        if not held and begin_ns - source.reading_ns >= LONGEST_WANT_NS:
+            return
+        thread = threading.get_ident()
         try:
-            result = source.backend.read()
+            self._under_way[thread] = source, begin_ns
+            self._queue.append((source, self._plain(source)))
+            end_ns = source.read_ns = self._now_ns()
+            source.note(source.edge_permit.took_at_edge(end_ns - begin_ns, end_ns), end_ns)
+        finally:
+            self._under_way.pop(thread, None)
+            if held:
+                source.hanging = False
+                source.gate.release()
+        self.reads += 1
+
+    def _plain(self, source: Source) -> Items:
+        """Return what a source gives, not looked at, or failures."""
+        try:
+            return source.backend.read()
         except BaseException as error:  # it must not reach the metered program
             if is_the_users(error):
                 raise
-            result = self._failed(source, error)
-        self.reads += 1
-        source.read_ns = self._now_ns()
-        self._queue.append((source, result))
+            return self._failed(source, error)
 
     def elsewhere(self, source: Source) -> Items:
         """Read for a thread of the metered program, which waits no longer than the limit."""
-        if source.cheap or source.hanging:
+        if source.hanging or (source.cheap and source.edge_permit.open):
             return self.here(source)
         found: list[Items] = []
         if not came_back(lambda: found.append(self.here(source)), self.limit_seconds):
@@ -98,6 +119,7 @@ class ContainedReads:
         if source.hanging:
             return
         source.hanging = True
+        source.edge_permit.close(self._now_ns())
         reason = (
             f"{source.backend.name} has not come back from a read for {self.limit_seconds:g} s and is left "
             f"alone until it does; {_REMEDY}"
@@ -154,6 +176,7 @@ class ContainedReads:
         """Read and put the result into the queue; a failed backend is asked again later and later."""
         thread, started_ns = threading.get_ident(), self._now_ns()
         self._under_way[thread] = source, started_ns
+        source.reading_ns = started_ns
         result: Items
         try:
             result = self._sound(source, source.backend.read())
@@ -168,9 +191,12 @@ class ContainedReads:
         finally:
             self._under_way.pop(thread, None)
             source.hanging = False
+            source.reading_ns = -NEVER_NS
         self.reads += 1
         ended_ns = self._now_ns()
         source.timed(ended_ns - started_ns, ended_ns, self.period_ns)
+        if source.cheap:
+            source.note(source.edge_permit.took_elsewhere(ended_ns - started_ns, ended_ns), ended_ns)
         self._queue.append((source, result))
         return result
 

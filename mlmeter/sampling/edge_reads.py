@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from mlmeter.clock import Clock
 from mlmeter.energy.refresh_period import irregular_period, refresh_period
 from mlmeter.measurement import Reading
-from mlmeter.sampling.contained_reads import ContainedReads
+from mlmeter.sampling.contained_reads import LONGEST_WANT_NS, ContainedReads
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import Source
@@ -26,6 +26,14 @@ MEASURE_CHANGES = 9
 # Where that shows few refreshes, the counter is slow, or this thread had no processor.
 LONGEST_MEASURE_NS = 300_000_000
 LATER_STEP_SECONDS = 0.001
+# A read lets go of the interpreter's lock. If the sampler's thread is waiting for that, a thread of the
+# program gets it back late: an edge soon after another one is not read then, unless the wait takes so long
+# that it is for something else.
+DENSE_PERIODS = 3
+# A look that comes so late after its edge tells little: edges soon after others ask for none for a while.
+LATE_NS = 500_000
+FIRST_PAUSE_NS = 10_000_000
+LONGEST_PAUSE_NS = 640_000_000
 
 
 class EdgeReads:
@@ -47,7 +55,13 @@ class EdgeReads:
         self.sources: tuple[Source, ...] = ()
         self._interval_ns = 0
         self._next_ns = NEVER_NS
+        # Until when an edge is soon after another one.
+        self._dense_ns = 0
         self._edge_ns = 0
+        # From when on the sampler's thread wants the interpreter's lock.
+        self._wanted_ns = NEVER_NS
+        self._pause_ns = 0
+        self._look_from_ns = 0
 
     def arrange(self, sources: Sequence[Source]) -> None:
         """Read those of `sources` from now on that are fast and cheap."""
@@ -57,16 +71,31 @@ class EdgeReads:
         self._next_ns = 0 if self.sources else NEVER_NS
 
     def edge(self) -> None:
-        """Read the counters on the caller's thread, at most once per update period."""
+        """Read the counters on the caller's thread, at most once per update period; never wait for one."""
         now = self._now_ns()
         if now < self._next_ns:
             return
+        dense, self._dense_ns = now < self._dense_ns, now + DENSE_PERIODS * self._interval_ns
+        if dense and 0 <= now - self._wanted_ns < LONGEST_WANT_NS:
+            return
         self._next_ns = now + self._interval_ns
+        # Where the sampler's thread has to do the reading, it looks after the edge, too.
+        worth_a_look = False
         for source in self.sources:
-            self._read_at_edge(source)
-        if self._budget.may_locate():
-            self._edge_ns = now
+            permit = source.edge_permit
+            if permit.open:
+                self._read_at_edge(source)
+            worth_a_look = worth_a_look or permit.open or permit.fast
+        if worth_a_look and self._budget.may_locate() and not (dense and now < self._look_from_ns):
+            self._edge_ns = self._wanted_ns = now
             self._wake.set()
+
+    def rest(self, wake: threading.Event, timeout_seconds: float) -> bool:
+        """Let the sampler's thread wait until `wake` is set or the time is over; return whether it is set."""
+        self._wanted_ns = self._now_ns() + max(0, round(timeout_seconds * 1e9))
+        woken = self._clock.wait(wake, timeout_seconds)
+        self._wanted_ns = self._now_ns()
+        return woken
 
     def locate(self) -> int:
         """After a window edge, catch the next refresh in a narrow bracket; return the CPU time used.
@@ -79,12 +108,16 @@ class EdgeReads:
         if not edge_ns or not self.sources:
             return 0
         started_ns = time.thread_time_ns()
+        late = self._now_ns() - edge_ns > LATE_NS
+        self._pause_ns = min(max(FIRST_PAUSE_NS, 2 * self._pause_ns), LONGEST_PAUSE_NS) if late else 0
+        self._look_from_ns = edge_ns + self._pause_ns
         horizon_ns = edge_ns + LOCATE_PERIODS * self._interval_ns
         waiter = threading.Event()
         if self._budget.saved_ns < LOCATE_CPU_NEEDED_NS:
-            self._clock.wait(waiter, (horizon_ns - self._now_ns()) * 1e-9)
+            self._pass(waiter, (horizon_ns - self._now_ns()) * 1e-9)
         for source in self.sources:
-            self._read_until_refreshed(source, horizon_ns, waiter)
+            if source.edge_permit.open or source.edge_permit.fast:
+                self._read_until_refreshed(source, horizon_ns, waiter)
         used_ns = time.thread_time_ns() - started_ns
         self._budget.spend(used_ns)
         return used_ns
@@ -99,7 +132,14 @@ class EdgeReads:
                     waiting.discard(item.position)
             if self._now_ns() >= horizon_ns:
                 return
-            self._clock.wait(waiter, LOCATE_STEP_SECONDS)
+            self._pass(waiter, LOCATE_STEP_SECONDS)
+
+    def _pass(self, waiter: threading.Event, seconds: float) -> None:
+        """Wait between two reads; edges may be read meanwhile."""
+        if self._wanted_ns == NEVER_NS:
+            self._clock.wait(waiter, seconds)
+        else:
+            self.rest(waiter, seconds)
 
     def measure(self, source: Source, going: Callable[[], bool]) -> list[float | None]:
         """Read a source for 20 ms and return the update periods of its domains in seconds.
@@ -120,7 +160,7 @@ class EdgeReads:
             if elapsed_ns >= (MEASURE_NS if enough else LONGEST_MEASURE_NS):
                 break
             step_seconds = MEASURE_STEP_SECONDS if elapsed_ns < MEASURE_NS else LATER_STEP_SECONDS
-            self._clock.wait(waiter, step_seconds)
+            self._pass(waiter, step_seconds)
         return [found.period_seconds() for found in seen]
 
 

@@ -22,6 +22,7 @@ from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
 from mlmeter.energy.row_columns import RowMark
 from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
@@ -97,6 +98,9 @@ class Sampler:
 
     Everything that the thread does is in `tick`, `poll` and `locate`, which tests call directly.
 
+    Attributes:
+        clock_changes: suspends of the machine and steps of the wall clock so far.
+
     Args:
         clock: the time.
         threaded: False for tests, which call `tick`: then all reads happen there.
@@ -129,6 +133,7 @@ class Sampler:
         self._subscriptions: list[Subscription] = []
         self._sources: list[Source] = []
         self._slow: tuple[Source, ...] = ()
+        self.clock_changes = ClockChanges(self.clock)
         self._budget = PollBudget()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
         self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget)
@@ -161,6 +166,8 @@ class Sampler:
         """
         subscription = Subscription(sources, period_seconds, on_tick, self._now_ns())
         with self._lock:
+            if not self._subscriptions:
+                self.clock_changes.begin()
             for source in subscription.sources:
                 source.subscribers += 1
                 if source not in self._sources:
@@ -203,7 +210,7 @@ class Sampler:
     def snapshot(self, sources: Sequence[Source]) -> list[tuple[Domain, Rows]]:
         """Return the rows of `sources` with everything read so far."""
         with self._lock:
-            self._reads.drain()
+            self._drain()
             return [pair for source in sources for pair in source.snapshot()]
 
     def marks_at(self, sources: Sequence[Source], time_ns: int, rows_before: int) -> list[RowMark]:
@@ -215,7 +222,7 @@ class Sampler:
     def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
         """Return what has been read of every domain since the marks, one for each."""
         with self._lock:
-            self._reads.drain()
+            self._drain()
             rest, found = iter(marks), []
             for source in sources:
                 pairs = zip(source.rows, rest, strict=False)
@@ -227,10 +234,11 @@ class Sampler:
                 ]
             return found
 
-    def remarks(self, sources: Sequence[Source]) -> list[tuple[str, Remark]]:
-        """Return what has been remarked about the domains of `sources`, with the domain's name."""
+    def remarks(self, sources: Sequence[Source]) -> list[tuple[str | None, Remark]]:
+        """Return what has been remarked about the domains of `sources`, with their names, and the clocks."""
         with self._lock:
-            return [
+            changes = self.clock_changes.changes
+            return [(None, remark) for change in changes for remark in change.remarks()] + [
                 (domain.name, remark)
                 for source in sources
                 for domain, rows in zip(source.domains, source.rows, strict=True)
@@ -240,7 +248,7 @@ class Sampler:
     def refreshed_since(self, sources: Sequence[Source], time_ns: int) -> bool:
         """Return whether every domain that works has shown what it counted up to `time_ns`."""
         with self._lock:
-            self._reads.drain()
+            self._drain()
             return all(rows.refreshed_since(time_ns) for source in sources for rows in source.rows)
 
     def close_rows(self, sources: Sequence[Source], end_ns: int) -> None:
@@ -300,6 +308,8 @@ class Sampler:
         """
         started_ns = time.thread_time_ns()
         with self._lock:
+            # Whatever happened to the clocks lies before what is read now.
+            self._drain()
             now = self._now_ns()
             sources = [
                 source
@@ -311,7 +321,7 @@ class Sampler:
         for source in sources:
             self._read_and_observe(source, now, polling=self._poll_ns != NEVER_NS)
         with self._lock:
-            self._reads.drain()
+            self._drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
         if any(answer is True for answer in answers):
@@ -359,7 +369,7 @@ class Sampler:
                 source.fast_periods_seconds = [None] * len(source.domains)
                 periods = self._edges.measure(source, lambda: self._generation == generation)
                 with self._lock:
-                    self._reads.drain()
+                    self._drain()
                     source.learn_fast_periods(periods, self._budget, self._random, self._now_ns())
                     self._arrange()
         self._cpu_ns += time.thread_time_ns() - started_ns
@@ -381,7 +391,7 @@ class Sampler:
         started_ns = time.thread_time_ns()
         poll_ns = self._next_poll_ns()
         until_ns = min(deadline_ns, poll_ns)
-        woken = self.clock.wait(self._wake, (until_ns - self._now_ns()) * 1e-9)
+        woken = self._edges.rest(self._wake, (until_ns - self._now_ns()) * 1e-9)
         if self._generation != generation:
             return
         self._wake.clear()
@@ -421,6 +431,14 @@ class Sampler:
         if polling and items:
             with self._lock:
                 source.observe(items, now_ns, self._active_ns)
+
+    def _drain(self) -> None:
+        """Put what has been read into the rows, which are told of a suspend first."""
+        change = self.clock_changes.look()
+        if change is not None and change.suspended_ns:
+            for source in self._sources:
+                source.suspended(change.since_ns, change.until_ns)
+        self._reads.drain()
 
     def _start_thread(self) -> None:
         self._thread = start_thread("mlmeter-sampler", self._run, self._generation)

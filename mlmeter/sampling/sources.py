@@ -18,6 +18,7 @@ from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS
 from mlmeter.energy.integrate import GaugeRows
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.sampling.edge_permit import EdgePermit
 from mlmeter.sampling.errands import READ_LIMIT_SECONDS, HangingError, answer_of
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.power_process import PROCESS, REMEDY, THREAD, PowerProcess, with_power_process
@@ -42,10 +43,11 @@ class Source:
     """One open backend and what it has given so far.
 
     Attributes:
-        cheap: windows read it at their edges, on the program's threads.
+        cheap: windows may read it at their edges, on the program's threads, as long as `edge_permit` is open.
         blocking: a read may take long, so it is read on a thread of its own.
         ordered: its readings come in order of time.
-        gate: held by the thread that reads it, unless it is cheap.
+        gate: held by the thread that reads it.
+        reading_ns: since when a thread of ours has been reading it; long ago if none is.
         hanging: a read has not come back: it is left alone until then.
         last_ns: time of the newest reading of each domain.
         stuck: methods of the backend that have not come back once.
@@ -57,7 +59,9 @@ class Source:
     cheap: bool
     blocking: bool = False
     ordered: bool = True
+    edge_permit: EdgePermit = field(default_factory=EdgePermit)
     gate: threading.Lock = field(default_factory=threading.Lock)
+    reading_ns: int = -NEVER_NS
     hanging: bool = False
     last_ns: dict[int, int] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
@@ -165,6 +169,11 @@ class Source:
         if (text := self.slow_remark(period_ns)) is not None:
             self.rows[0].remarks.append(Remark(now_ns, "note", text))
 
+    def note(self, text: str | None, now_ns: int) -> None:
+        """Note something about the reads as an event; None is nothing."""
+        if text is not None and self.rows:
+            self.rows[0].remarks.append(Remark(now_ns, "note", f"{self.backend.name}: {text}"))
+
     def slow_remark(self, period_ns: int) -> str | None:
         """Return a sentence about calls so slow that they are made less often; None if they are not."""
         text = self.cost.remark(self.backend.name, period_ns)
@@ -201,6 +210,12 @@ class Source:
         for lock in filter(None, self.locks):
             found.update({str(mode): count for mode, count in lock.polls.items()})
         return found
+
+    def suspended(self, since_ns: int, until_ns: int) -> None:
+        """Note that the machine was suspended at some instant between two others."""
+        for rows in self.rows:
+            if isinstance(rows, CounterRows):
+                rows.suspended(since_ns, until_ns)
 
     def close_rows(self, end_ns: int) -> None:
         """Book what could not be read up to the end of a session as gaps; say what was never read."""

@@ -204,6 +204,15 @@ def test_the_journal_of_a_session_with_chapters_has_all_of_it(tmp_path: Path) ->
         assert [row["windows"] for row in mine] == [row["windows"] for row in theirs]
 
 
+def test_the_page_of_a_session_with_chapters_can_be_made(tmp_path: Path) -> None:
+    """Tables, power and windows of a run whose past is sums."""
+    session = metered(steps(3, 220, step), SMALL).session
+    session.to_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "epoch" in text
+    assert "no longer told one by one" in text
+
+
 def test_a_journal_that_has_missed_something_is_written_as_a_whole(tmp_path: Path) -> None:
     """Somebody removes the directory in mid-run: the sums of the past are not lost."""
 

@@ -72,6 +72,40 @@ def test_gpu_that_comes_back_with_another_counter_has_a_gap(clock: FakeClock, st
     assert event_kinds(meter) == ["lost", "gap", "reset"]
 
 
+def test_windows_of_a_gpu_that_is_lost_and_comes_back(clock: FakeClock) -> None:
+    """Before and after: measured. Without an answer: absent, in a session whose interval holds it."""
+    with FakeNvml([FakeGpu(power_watts=100.0, energy_start_joules=5_000.0)], now_ns=clock.now_ns) as nvml:
+        meter = gpu_meter(clock)
+        with meter:
+            advance(meter, 1, 0.1)
+            for name in ("before", "lost", "back"):
+                if name == "lost":
+                    nvml.fail(FIELDS_CALL, LOST)
+                with meter.window(name):
+                    advance(meter, 6, 0.1)
+                if name == "lost":
+                    nvml.clear_faults()
+                    nvml.gpus[0].energy_start_joules = -1_800.0
+                    advance(meter, 6, 0.1)
+    frame = meter.session.windows()
+    windows = frame[(frame["scope"] == "inclusive") & (frame["domain"] == "gpu-0")].set_index("name")
+    for name in ("before", "back"):
+        row = windows.loc[name]
+        assert row["energy_joules"] == pytest.approx(600, rel=0.03)
+        assert row["low_joules"] <= 600 <= row["high_joules"]
+    lost = windows.loc["lost"]
+    assert lost["coverage_ratio"] < 0.05
+    assert not lost["resolved"]
+    assert lost[["energy_joules", "low_joules", "high_joules"]].isna().all()
+    total = meter.session.total()
+    assert total.low_joules is not None
+    assert total.high_joules is not None
+    assert total.low_joules <= 100 * meter.session.duration_seconds <= total.high_joules
+    numbers = frame[["energy_joules", "low_joules", "high_joules"]].dropna()
+    assert (numbers >= 0).all().all()
+    assert {"lost", "gap", "reset"} <= set(event_kinds(meter))
+
+
 def test_counter_that_falls_between_two_reads_is_a_reset(clock: FakeClock) -> None:
     """Never a negative or wrapped step, although no read failed."""
     with FakeNvml([FakeGpu(power_watts=100.0, energy_start_joules=5_000.0)], now_ns=clock.now_ns) as nvml:
