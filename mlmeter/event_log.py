@@ -41,6 +41,8 @@ class EventLog:
         # The first of several threads notes it.
         if len(self._noted) >= MOST_REMARKS or self._noted.setdefault((kind, message), mine) is not mine:
             return
+        if len(self._noted) >= MOST_REMARKS:
+            kind, message, domain = "note", "further events are not kept", None
         seconds = 0.0 if self.start_ns is None else (self._now_ns() - self.start_ns) * SECONDS_PER_NANOSECOND
         self.events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))
         logger.info("%s: %s", kind, message)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
+from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.journal import streams
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import OPEN, Label, WindowRecords
+from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,17 +23,8 @@ if TYPE_CHECKING:
 Columns = Mapping[str, list["NDArray[Any]"]]
 Entries = Mapping[str, Mapping[int, Any]]
 
-# The columns of `Rows` that every domain has, and those of `WindowRecords`.
+# The columns of `Rows` that every domain has.
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
-WINDOW_COLUMNS = {
-    "ids": "q",
-    "parent_ids": "q",
-    "labels": "i",
-    "threads": "i",
-    "starts_ns": "q",
-    "ends_ns": "q",
-    "flags": "B",
-}
 
 
 def rebuilt(entries: Entries, columns: Columns) -> Recording:
@@ -67,6 +59,7 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         events=events,
         device=_device(entries, columns),
         process=_process(entries, columns),
+        chapters=tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter")),
     )
 
 

@@ -74,12 +74,21 @@ class RowNews(NamedTuple):
 
 
 class Subscription:
-    """A meter's hold on the sampler; made by `Sampler.subscribe`."""
+    """A meter's hold on the sampler; made by `Sampler.subscribe`.
+
+    Attributes:
+        needs_ns: what was read before it is not needed by this meter.
+    """
 
     def __init__(
-        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], object] | None
+        self,
+        sources: Sequence[Source],
+        period_seconds: float,
+        on_tick: Callable[[], object] | None,
+        needs_ns: int,
     ) -> None:
         self.sources = tuple(sources)
+        self.needs_ns = needs_ns
         safe_seconds = (source.longest_safe_period_seconds() for source in sources)
         self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
         self.on_tick = on_tick
@@ -157,7 +166,7 @@ class Sampler:
             on_tick: called on the sampler's thread after each tick; True if windows have opened or
                 closed since.
         """
-        subscription = Subscription(sources, period_seconds, on_tick)
+        subscription = Subscription(sources, period_seconds, on_tick, self._now_ns())
         with self._lock:
             if not self._subscriptions:
                 self.clock_changes.begin()
@@ -250,6 +259,19 @@ class Sampler:
             for source in sources:
                 source.close_rows(end_ns)
 
+    def forget(self, subscription: Subscription, time_ns: int) -> None:
+        """Forget what was read before a time, so far as no other meter needs it."""
+        with self._lock:
+            subscription.needs_ns = time_ns
+            for source in subscription.sources:
+                needed = (item.needs_ns for item in self._subscriptions if source in item.sources)
+                source.forget(min(needed, default=time_ns))
+
+    def add_cost(self, cpu_ns: int) -> None:
+        """Count CPU time that was used for a meter elsewhere than in the sampler."""
+        with self._lock:
+            self._cpu_ns += cpu_ns
+
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
         with self._lock:
@@ -266,6 +288,11 @@ class Sampler:
     def edge(self) -> None:
         """Read the cheap counters on the caller's thread, at most once per update period."""
         self._edges.edge()
+
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own reads; else whoever calls `tick`."""
+        return self._threaded
 
     @property
     def has_edges(self) -> bool:
