@@ -49,7 +49,8 @@ def read_baseline(path: Path) -> list[RunFigures]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunFileError(str(path), f"is no baseline of mlmeter: {error}") from error
-    version = document.get("baseline_version") if isinstance(document, dict) else None
-    if version != BASELINE_VERSION or not isinstance(document["runs"], list) or not document["runs"]:
+    known = document if isinstance(document, dict) else {}
+    version, runs = known.get("baseline_version"), known.get("runs")
+    if version != BASELINE_VERSION or not isinstance(runs, list) or not runs:
         raise RunFileError(str(path), "is no baseline of mlmeter, or of another version")
-    return [RunFigures.from_json(item, str(path)) for item in document["runs"]]
+    return [RunFigures.from_json(item, str(path)) for item in runs]

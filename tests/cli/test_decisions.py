@@ -90,8 +90,10 @@ def test_a_baseline(folders: tuple[Path, Path], tmp_path: Path) -> None:
     one = saved(tmp_path / "one", [90])
     result = invoke("report", one, "--against", baseline)
     assert (result.exit_code, "may be noise: keep 3 or more" in result.stderr) == (FAILED_GATE, True)
-    baseline.write_text("{}")
-    assert invoke("report", dear, "--against", baseline).exit_code == 1
+    for text in ("{}", "[]", "no JSON", '{"baseline_version": 1}', '{"baseline_version": 1, "runs": [1]}'):
+        baseline.write_text(text)
+        result = invoke("report", dear, "--against", baseline)
+        assert (result.exit_code, "is no baseline" in result.stderr) == (1, True)
 
 
 def test_scatter_is_not_a_regression(tmp_path: Path) -> None:
