@@ -15,7 +15,8 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles \
+  soak-kills soak-month build clean
 .PHONY: fuzz soak-runs-file
 
 help:  ## show this list
@@ -80,6 +81,9 @@ bench-compare: $(READY)-demo  ## judge comparisons and the schedule of mlmeter b
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)
 
+soak-month: $(READY)-demo  ## simulate a month in one session: bounded memory, right totals; half an hour
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/month.py $(BENCH_ARGS)
+
 gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GPU works; reads only
 	@$(BIN)/python benchmarks/accuracy/gpu_experiments.py $(BENCH_ARGS)
 
@@ -91,6 +95,9 @@ bench-page: $(READY)-demo  ## measure how large the report page is and how fast 
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
+
+soak-kills: $(READY)-demo  ## kill a thousand metered programs and see what of their runs is left (minutes)
+	@$(BIN)/python -W ignore benchmarks/soak/kills.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist

@@ -62,6 +62,7 @@ def main() -> None:
 
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(impact)
 
 
 @main.command()
@@ -346,9 +347,6 @@ def report(
     except (MLMeterError, OSError) as error:
         raise click.ClickException(visible(str(error))) from error
     judge(run_path, gate)
-
-
-main.add_command(impact)
 
 
 @main.command()

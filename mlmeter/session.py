@@ -69,7 +69,10 @@ class Session:
         return self._frame("phases")
 
     def windows(self) -> pd.DataFrame:
-        """Return one row per window, domain and scope; window 0 is the session itself."""
+        """Return one row per window, domain and scope; window 0 is the session itself.
+
+        Of a very long session only the windows of late are told one by one; an event says so.
+        """
         return self._frame("windows")
 
     def window_names(self) -> pd.DataFrame:
@@ -127,6 +130,7 @@ class Session:
         Raises:
             ArgumentError: there is no such kind.
         """
+        from mlmeter.chapters.whole import results
         from mlmeter.energy.columns import energy_value
 
         if kind == "other":
@@ -134,7 +138,7 @@ class Session:
         if kind is not None and kind not in KINDS:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
         spans = TOTAL if row == SESSION_ROW else "inclusive"
-        return energy_value(self._recording.resolution.total(spans, kind), row)
+        return energy_value(results(self._recording).total(spans, kind), row)
 
     def impact(
         self,
@@ -343,7 +347,7 @@ class Session:
         return Session(recomputed(self._recording, base_phase, phases, baseline))
 
     def _table(self, name: str) -> Any:
-        from mlmeter.frame.build import build_table
+        from mlmeter.chapters.tables import build_table
 
         if name not in TABLES:
             raise ArgumentError(f"table={name!r}: expected one of {', '.join(TABLES)}")

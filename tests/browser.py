@@ -101,6 +101,10 @@ class Browser:
         """Show the page for a kind of media in a colour scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.ask("Emulation.setEmulatedMedia", media=kind, features=features)
+        # The page is told between two frames, and draws before the next one.
+        self.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        )
 
     def key(self, name: str) -> None:
         """Press and release a key."""

@@ -74,9 +74,11 @@ class PowerCurve:
             percent: 100 for the peak.
         """
         middles = (np.arange(len(self.watts)) + 0.5) * self.bin_seconds
-        inside = np.zeros(len(middles), dtype=np.bool_)
-        for first, last in zip(np.searchsorted(middles, starts), np.searchsorted(middles, ends), strict=True):
-            inside[first:last] = True
+        # One more from the first bin of a span on, one less behind its last one.
+        steps = np.zeros(len(middles) + 1, dtype=np.int64)
+        np.add.at(steps, np.searchsorted(middles, starts), 1)
+        np.add.at(steps, np.searchsorted(middles, ends), -1)
+        inside = np.cumsum(steps[:-1]) > 0
         return float(np.percentile(self.watts[inside], percent)) if inside.any() else None
 
 

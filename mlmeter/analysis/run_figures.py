@@ -128,8 +128,8 @@ def _energies(recording: Recording) -> Iterator[tuple[Key, Figure]]:
     for phase, energy, _ in phase_energies(recording):
         yield (phase, RUN), energy
         for unit, count in units_counted(recording, phase).items():
-            if count > 0:
-                work = work_by_window(recording, phase, unit)[None]
+            work = work_by_window(recording, phase, unit).get(None) if count > 0 else None
+            if work is not None:
                 yield (phase, unit), work.energy.times(1 / work.count)
 
 

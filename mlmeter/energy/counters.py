@@ -30,6 +30,7 @@ STUCK_SECONDS = 1.0
 INTEGRATED_RATIO = 0.9
 # A counter that goes on with less than this part of that energy has missed the time.
 CAUGHT_UP_RATIO = 0.5
+MOST_REMARKS = 1_000
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
 
@@ -40,6 +41,17 @@ class Remark(NamedTuple):
     at_ns: int
     kind: str
     message: str
+
+
+class Remarks(list[Remark]):
+    """The remarks about one domain, not more than `MOST_REMARKS`: a fault can come again for weeks."""
+
+    def append(self, remark: Remark) -> None:
+        """Add a remark; the last one that there is room for says that further ones are missing."""
+        if len(self) == MOST_REMARKS - 1:
+            remark = Remark(remark.at_ns, "note", "further events of this domain are not kept")
+        if len(self) < MOST_REMARKS:
+            super().append(remark)
 
 
 class Rows(NamedTuple):
@@ -99,7 +111,7 @@ class CounterRows:
         self._mean_anchor = 0
         self.readings = 0
         self.resets = 0
-        self.remarks: list[Remark] = []
+        self.remarks = Remarks()
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""

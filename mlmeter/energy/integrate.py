@@ -5,7 +5,7 @@ Every reading is kept, also unchanged ones: a held value is not a ramp to the ne
 
 from __future__ import annotations
 
-from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.counters import Remark, Remarks, Rows
 from mlmeter.energy.row_columns import RowColumns
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
@@ -33,7 +33,7 @@ class GaugeRows:
         self._largest_watts = 0.0
         self.readings = 0
         self.resets = 0
-        self.remarks: list[Remark] = []
+        self.remarks = Remarks()
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from mlmeter.meter import EnergyMeter
 
 MARKER, FIXTURE = "max_joules", "energy_meter"
-# Of a test: text for the terminal.
-_summaries = pytest.StashKey[list[str]]()
+PROPERTIES = ("energy_joules", "low_joules", "high_joules", "provenance")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MARKER}(joules, unit=None, phase=None): fail if the test uses more energy, or more per unit",
     )
-    config.stash[_summaries] = []
 
 
 @pytest.fixture
@@ -65,22 +63,34 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     finally:
         meter.stop()
     total = meter.session.total()
-    for name in ("energy_joules", "low_joules", "high_joules", "provenance"):
+    for name in PROPERTIES:
         value = getattr(total, name)
         item.user_properties.append((name, None if value is None else str(value)))
-    item.config.stash[_summaries].append(f"{item.nodeid}: {total}")
     if limit is not None:
         _check(meter, *limit)
     return result
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Tell the energies of the metered tests."""
-    lines = config.stash.get(_summaries, [])
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell the energies of the metered tests, wherever they ran."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    lines = [line for report in reports if (line := _line(report)) is not None]
     if lines:
         terminalreporter.section("energy (mlmeter)")
         for line in lines:
             terminalreporter.line(line)
+
+
+def _line(report: object) -> str | None:
+    """Return what the report of a metered test says; None of any other one."""
+    told = dict(getattr(report, "user_properties", ()))
+    if getattr(report, "when", None) != "call" or not told.keys() >= set(PROPERTIES):
+        return None
+    from mlmeter.report.text import interval, number
+
+    joules, low, high = (None if told[name] is None else float(told[name]) for name in PROPERTIES[:3])
+    worth = told["provenance"] or "no energy could be read"
+    return f"{getattr(report, 'nodeid', '')}: {number(joules)} J in {interval(low, high)} ({worth})"
 
 
 def _limit(

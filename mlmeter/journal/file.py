@@ -7,6 +7,7 @@ processes: nothing of it can fail with a signal, as mapped files do on a full di
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sqlite3
@@ -75,8 +76,9 @@ class JournalFile:
                 f"user_version={SCHEMA_VERSION}",
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
-            for table in SCHEMA:
-                self._connection.execute(table)
+            # A killed process has made all of them or none.
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                self._connection.execute(statement)
         except sqlite3.Error:
             self._connection.close()
             # Nothing is in it, and it would be in the way of the next attempt.
@@ -156,8 +158,6 @@ class JournalFile:
 
         SQLite would tidy up the parent's log when the connection is closed, so it never is.
         """
-        import ctypes
-
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
     from mlmeter.recording import Recording
 
 # What has been read is on its way to the disk within a second, ticks of 0.1 s included.
-PERIOD_NS = 800_000_000
+PERIOD_NS = 700_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# A fork waits for a transaction, which takes milliseconds, but not for a disk that hangs.
+LONGEST_WAIT_AT_FORK_SECONDS = 0.5
+
+
+_journals: weakref.WeakSet[LiveJournal] = weakref.WeakSet()
+_held_at_fork = threading.local()
 
 
 class LiveJournal:
@@ -46,8 +54,12 @@ class LiveJournal:
         self._directory, self._parts, self._remark = directory, parts, remark
         self._start_ns, self._rows_before = start_ns, rows_before
         self._lock = threading.Lock()
+        _journals.add(self)
         self._file: JournalFile | None = None
         self._written = Written(())
+        # Whether anything has gone from memory before it was written, or what was written is lost.
+        self._forgotten = self._missed = False
+        self._written_ns = start_ns
         self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
 
     def tick(self) -> None:
@@ -58,6 +70,7 @@ class LiveJournal:
         try:
             self._due_ns = now_ns + PERIOD_NS
             self._write(now_ns)
+            self._written_ns = now_ns
             self._retry_ns = FIRST_RETRY_NS
         except (OSError, sqlite3.Error, ValueError) as error:
             self._due_ns = now_ns + self._retry_ns
@@ -65,6 +78,11 @@ class LiveJournal:
             self._tell(error)
         finally:
             self._lock.release()
+
+    def forgotten_before(self, time_ns: int) -> None:
+        """Take note that what is older than a time is no longer in memory."""
+        self._forgotten = True
+        self._missed = self._missed or self._file is None or self._written_ns < time_ns
 
     def finish(self, recording: Recording) -> bool:
         """Write the rest of a session that has ended; return whether the journal holds all of it.
@@ -80,7 +98,7 @@ class LiveJournal:
             if file is None:
                 return False
             try:
-                if file.in_place:
+                if file.in_place and not self._missed:
                     self._write_rest(file, recording)
                     return True
             finally:
@@ -107,6 +125,7 @@ class LiveJournal:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
             self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
+            self._missed = self._missed or self._forgotten
         entries, parts, written = news(self._parts, self._written, now_ns)
         self._file.write(entries, parts)
         self._written = written
@@ -115,10 +134,26 @@ class LiveJournal:
         written = self._written
         now_ns = self._parts.sampler.clock.now_ns()
         entries, parts, _ = news(self._parts, written, now_ns)
-        parts |= waiting_spans(recording, written.spans)
+        parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
         # Domains, events and facts are told once more, as the recording has them.
         file.write([*entries, *last_entries(recording)], parts)
 
     def _tell(self, error: Exception) -> None:
         text = f"the journal cannot be written ({type(error).__name__}: {error})"
         self._remark("journal", f"{text}: what is read meanwhile is in memory only")
+
+
+def _before_fork() -> None:
+    """Let no thread be inside SQLite: a lock of its own would stay locked in the child."""
+    locks = [journal._lock for journal in list(_journals)]
+    _held_at_fork.locks = [lock for lock in locks if lock.acquire(timeout=LONGEST_WAIT_AT_FORK_SECONDS)]
+
+
+def _after_fork() -> None:
+    for lock in getattr(_held_at_fork, "locks", ()):
+        lock.release()
+    _held_at_fork.locks = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

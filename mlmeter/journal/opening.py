@@ -18,6 +18,7 @@ from mlmeter.journal.file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 
 # Of one entry or batch, which are far smaller: who writes down a length must not get that memory.
 MOST_VALUE_BYTES = 1 << 26
+EMPTY = "it is empty: its program ended before anything was written"
 LOGS = ("-wal", "-journal")
 # What a rollback log ends with that names a file for SQLite to remove: https://sqlite.org/fileformat.html
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
@@ -109,14 +110,17 @@ def _check_schema(connection: sqlite3.Connection) -> None:
 
     A view or a computed column in their place could go on for ever.
     """
+    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
+    tables = [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))]
+    if not tables:
+        raise sqlite3.DatabaseError(EMPTY)
     identity = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if identity != APPLICATION_ID:
         raise sqlite3.DatabaseError("it is no journal of mlmeter")
     if version != SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"its schema has version {version}; this mlmeter reads {SCHEMA_VERSION}")
-    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
-    if [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))] != list(SCHEMA):
+    if tables != list(SCHEMA):
         raise sqlite3.DatabaseError("it has other tables than a journal of mlmeter")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlmeter.foreign_files import MISFITS, damaged, json_value, place
 from mlmeter.journal.encoding import Decoder
-from mlmeter.journal.opening import opened, unreadable
+from mlmeter.journal.opening import EMPTY, opened, unreadable
 from mlmeter.journal.rebuilding import rebuilt
 from mlmeter.journal.validation import checked
 from mlmeter.recording import Recording
@@ -34,6 +34,8 @@ def read_journal(path: Path) -> Recording:
     with opened(path) as connection:
         try:
             entries = _entries(connection)
+            if not entries:
+                raise sqlite3.DatabaseError(EMPTY)
             streams = {number: (str(name), str(codes)) for number, (name, codes) in entries["stream"].items()}
             decoder = Decoder({number: codes for number, (_, codes) in streams.items()})
             _read_batches(connection, decoder)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
+from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
@@ -15,7 +16,7 @@ from mlmeter.foreign_files import place
 from mlmeter.journal import streams
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import OPEN, Label, WindowRecords
+from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,17 +24,8 @@ if TYPE_CHECKING:
 Columns = Mapping[str, list["NDArray[Any]"]]
 Entries = Mapping[str, Mapping[int, Any]]
 
-# The columns of `Rows` that every domain has, and those of `WindowRecords`.
+# The columns of `Rows` that every domain has.
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
-WINDOW_COLUMNS = {
-    "ids": "q",
-    "parent_ids": "q",
-    "labels": "i",
-    "threads": "i",
-    "starts_ns": "q",
-    "ends_ns": "q",
-    "flags": "B",
-}
 
 
 def rebuilt(entries: Entries, columns: Columns) -> Recording:
@@ -66,6 +58,8 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         device = _device(entries, columns)
     with place("entry process 0 or its rows"):
         process = _process(entries, columns)
+    with place("an entry chapter"):
+        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
     return Recording(
         run=run,
         domains=tuple(domains),
@@ -74,6 +68,7 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         events=events,
         device=device,
         process=process,
+        chapters=chapters,
     )
 
 

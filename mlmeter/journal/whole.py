@@ -39,7 +39,7 @@ def last_entries(recording: Recording) -> list[Entry]:
 def waiting_spans(recording: Recording, spans: int) -> dict[str, Part]:
     """Return the edges on devices that are not among the first so many."""
     part = streams.spans_part(recording.device)
-    rest = [column[spans:] for column in part.columns]
+    rest = [column[max(0, spans) :] for column in part.columns]
     return {"spans": part._replace(columns=rest)} if rest[0] else {}
 
 
@@ -54,7 +54,8 @@ def write_whole(recording: Recording, path: Path) -> None:
     try:
         file = JournalFile(temporary)
         try:
-            file.write([*last_entries(recording), *_name_entries(recording)], _parts(recording))
+            entries = [*last_entries(recording), *_name_entries(recording), *_chapter_entries(recording)]
+            file.write(entries, _parts(recording))
         finally:
             file.close()
         # The log of the old file would be taken for one of the new.
@@ -88,6 +89,11 @@ def _name_entries(recording: Recording) -> list[Entry]:
         *(("thread", number, name) for number, name in enumerate(windows.thread_names)),
         *(("unit", number, name) for number, name in enumerate(windows.units)),
     ]
+
+
+def _chapter_entries(recording: Recording) -> list[Entry]:
+    """Return the sums of what is no longer in memory; a journal that was written live has all of it."""
+    return [("chapter", number, chapter.to_json()) for number, chapter in enumerate(recording.chapters)]
 
 
 def _parts(recording: Recording) -> dict[str, Part]:

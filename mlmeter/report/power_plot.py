@@ -80,7 +80,8 @@ def _shade_phases(recording: Recording, axes: Axes) -> None:
         return
     for number, name in enumerate(resolution.phases):
         mine = phase == number
-        starts, ends = ownership.edges[first[mine]], ownership.edges[last[mine]]
+        edges = ownership.edges + recording.past_seconds
+        starts, ends = edges[first[mine]], edges[last[mine]]
         if mine.any():
             axes.broken_barh(
                 list(zip(starts, ends - starts, strict=True)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.chapters.whole import WholeSession, results
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS
 from mlmeter.measurement import Domain
 from mlmeter.recording import Recording
@@ -82,16 +83,27 @@ def power_series(recording: Recording, most_points: int) -> list[PowerSeries]:
         most_points: values of one domain, 3 at least.
     """
     duration = recording.run.duration_seconds
-    found = []
+    found, whole = [], results(recording)
     for domain, rows in recording.domains:
-        timeline = recording.resolution.timelines[domain.name]
-        if timeline is None or not timeline.known or duration <= 0:
+        if isinstance(whole, WholeSession):
+            edges, watts = _of_samples(whole, domain)
+        else:
+            timeline = recording.resolution.timelines[domain.name]
+            if timeline is None or not timeline.known or duration <= 0:
+                continue
+            edges = _edges(recording, domain, rows)
+            watts = _mean_watts(timeline, edges)
+        if not len(watts):
             continue
-        edges = _edges(recording, domain, rows)
-        watts = _mean_watts(timeline, edges)
         series = PowerSeries(domain, edges, watts, watts, watts, len(watts))
         found.append(series if len(watts) <= most_points else thin(series, most_points // 3))
     return found
+
+
+def _of_samples(whole: WholeSession, domain: Domain) -> tuple[Floats, Floats]:
+    """Return edges and mean powers of a session whose past is kept as thinned samples."""
+    times, joules = whole.samples().get(domain.name, (np.zeros(1), np.zeros(1)))
+    return times, np.diff(joules) / np.diff(times)
 
 
 def _edges(recording: Recording, domain: Domain, rows: Rows) -> Floats:

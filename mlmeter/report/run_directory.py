@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlmeter.frame.build import build_table
+from mlmeter.chapters.tables import build_table
 from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
@@ -82,6 +82,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "unavailable": [asdict(item) for item in recording.unavailable],
         "events": [asdict(event) for event in recording.events],
         "windows": len(windows),
+        "chapters": len(recording.chapters),
         "units": list(windows.units),
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
         "readings": JOURNAL,

@@ -25,9 +25,10 @@ LONGEST_HEADER_BYTES = 1 << 16
 
 def run_row(recording: Recording) -> dict[str, Any]:
     """Return the row of one run; the columns are the same for every run."""
+    from mlmeter.chapters.whole import results
     from mlmeter.energy.columns import energy_value
 
-    run, resolution = recording.run, recording.resolution
+    run, resolution = recording.run, results(recording)
     total = energy_value(resolution.total(TOTAL), 0)
     kinds = {
         f"{kind}_energy_joules": energy_value(resolution.total(TOTAL, kind), 0).energy_joules
@@ -50,7 +51,7 @@ def run_row(recording: Recording) -> dict[str, Any]:
         **kinds,
         "training_energy_joules": known.get("training"),
         "inference_energy_joules": known.get("inference"),
-        "windows": len(recording.windows),
+        "windows": len(recording.windows) + sum(chapter.windows for chapter in recording.chapters),
         "host": run.facts.get("host"),
         "scope": run.facts.get("scope"),
     }

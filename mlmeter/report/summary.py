@@ -6,10 +6,13 @@ import html
 import textwrap
 from typing import Any
 
+import numpy as np
+
+from mlmeter.chapters.tables import build_table
+from mlmeter.chapters.whole import results
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
 from mlmeter.foreign_files import visible
-from mlmeter.frame.build import build_table
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
@@ -85,7 +88,7 @@ def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     if len(by_phase) > MOST_PHASES:
         rows.append((f"and {len(by_phase) - MOST_PHASES} more", *[""] * (len(HEADER) - 1)))
     run = recording.run
-    for domain, _, energies in recording.resolution.by_domain("total"):
+    for domain, _, energies in results(recording).by_domain("total"):
         if domain not in shown:
             continue
         record = {name: column[0] for name, column in energies.items()}
@@ -125,8 +128,8 @@ def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
     if not idle_powers(recording):
         return []
     records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
-    dynamic = DynamicEnergy(recording, TOTAL)
-    for domain, _, energies in recording.resolution.by_domain(TOTAL):
+    dynamic = DynamicEnergy(recording, TOTAL, lambda _: np.array([recording.run.duration_seconds]))
+    for domain, _, energies in results(recording).by_domain(TOTAL):
         columns = dynamic.columns(domain, energies)
         session = {name: column[0] for name, column in columns.items()}
         records.append({"phase": "session", "domain": domain, **session})
@@ -162,7 +165,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
     pooled = build_table(recording, "window_names")
-    units = [unit for unit in recording.windows.units if not is_metric(unit)]
+    units = [unit for unit in results(recording).unit_names if not is_metric(unit)]
     for record in pooled.records():
         name = record["name"]
         for unit in units:
@@ -197,10 +200,10 @@ def _session_energy(columns: dict[str, Any]) -> str:
 def _notes(recording: Recording) -> list[str]:
     """Say of every number where it comes from, and what is missing."""
     notes, shown = [], _shown_domains(recording)
-    energies = {name: columns for name, _, columns in recording.resolution.by_domain(TOTAL)}
-    totals = recording.resolution.wholes()
+    energies = {name: columns for name, _, columns in results(recording).by_domain(TOTAL)}
+    totals = results(recording).wholes()
     for domain, _ in recording.domains:
-        scope = recording.resolution.process
+        scope = results(recording).process
         unknown = None if scope is None else scope.reason(domain)
         if unknown is not None:
             notes.append(f"{domain.name}: NOT ATTRIBUTED to processes, or not all of it: {unknown}")

@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,21 @@ class RowNews(NamedTuple):
 
 
 class Subscription:
-    """A meter's hold on the sampler; made by `Sampler.subscribe`."""
+    """A meter's hold on the sampler; made by `Sampler.subscribe`.
+
+    Attributes:
+        needs_ns: what was read before it is not needed by this meter.
+    """
 
     def __init__(
-        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], object] | None
+        self,
+        sources: Sequence[Source],
+        period_seconds: float,
+        on_tick: Callable[[], object] | None,
+        needs_ns: int,
     ) -> None:
         self.sources = tuple(sources)
+        self.needs_ns = needs_ns
         safe_seconds = (source.longest_safe_period_seconds() for source in sources)
         self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
         self.on_tick = on_tick
@@ -115,7 +125,10 @@ class Sampler:
         self._random = random.Random()
         # By id of the domain: the hardware's update periods do not change with the meter.
         self._known_seconds: dict[str, float] = {}
+        # A thread runs as long as this is the number that it was started with.
+        self._generation = 0
         self._reset()
+        _samplers.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -135,8 +148,6 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._end_watch = threading.Event()
         self._alone = SourceThreads(self._reads, threaded=self._threaded)
-        # A thread runs as long as this is the number that it was started with.
-        self._generation = 0
         self._ticks = self._cpu_ns = 0
 
     # -- meters ---------------------------------------------------------------------------
@@ -155,7 +166,7 @@ class Sampler:
             on_tick: called on the sampler's thread after each tick; True if windows have opened or
                 closed since.
         """
-        subscription = Subscription(sources, period_seconds, on_tick)
+        subscription = Subscription(sources, period_seconds, on_tick, self._now_ns())
         with self._lock:
             if not self._subscriptions:
                 self.clock_changes.begin()
@@ -248,6 +259,19 @@ class Sampler:
             for source in sources:
                 source.close_rows(end_ns)
 
+    def forget(self, subscription: Subscription, time_ns: int) -> None:
+        """Forget what was read before a time, so far as no other meter needs it."""
+        with self._lock:
+            subscription.needs_ns = time_ns
+            for source in subscription.sources:
+                needed = (item.needs_ns for item in self._subscriptions if source in item.sources)
+                source.forget(min(needed, default=time_ns))
+
+    def add_cost(self, cpu_ns: int) -> None:
+        """Count CPU time that was used for a meter elsewhere than in the sampler."""
+        with self._lock:
+            self._cpu_ns += cpu_ns
+
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
         with self._lock:
@@ -264,6 +288,11 @@ class Sampler:
     def edge(self) -> None:
         """Read the cheap counters on the caller's thread, at most once per update period."""
         self._edges.edge()
+
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own reads; else whoever calls `tick`."""
+        return self._threaded
 
     @property
     def has_edges(self) -> bool:
@@ -425,6 +454,15 @@ class Sampler:
                     if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
                         self._generation += 1
                         self._start_thread()
+            self._replace_dead_thread(end)
+
+    def _replace_dead_thread(self, end: threading.Event) -> None:
+        """Go on with another thread if something, such as a debugger, has ended the sampler's."""
+        with self._lock:
+            if self._thread is not None and not self._thread.is_alive() and not end.is_set():
+                logger.error("the sampler's thread has ended: another one goes on")
+                self._generation += 1
+                self._start_thread()
 
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
@@ -436,11 +474,26 @@ class Sampler:
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
+        # An observer may have forked on the sampler's thread, which ends with the observer.
+        self._generation += 1
         self._arrange()
 
 
 _shared: Sampler | None = None
 _shared_lock = threading.Lock()
+_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    POOL.after_fork_in_child()
+    for sampler in list(_samplers):
+        sampler.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def shared_sampler() -> Sampler:
@@ -449,7 +502,4 @@ def shared_sampler() -> Sampler:
     with _shared_lock:
         if _shared is None:
             _shared = Sampler()
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_shared.after_fork_in_child)
-                os.register_at_fork(after_in_child=POOL.after_fork_in_child)
         return _shared

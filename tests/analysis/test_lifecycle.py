@@ -7,6 +7,7 @@ import math
 import pytest
 
 import mlmeter
+from mlmeter.analysis.run_figures import run_figures
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Failure
 from mlmeter.session import Session
@@ -95,6 +96,20 @@ def test_nested_inference_is_counted_once() -> None:
     assert serving is not None
     assert serving.count == 10
     assert serving.energy.value == pytest.approx(200, rel=1e-2)
+
+
+def test_work_counted_inside_windows_that_counted_none() -> None:
+    """Of nested windows the outer ones count for all inference: 0 there is known to be 0."""
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, 100.0), clock=clock)
+    with meter:
+        clock.advance(1.0)
+        with meter.inference("outer", samples=0), meter.inference("inner", samples=10):
+            clock.advance(1.0)
+    life = meter.session.lifecycle()
+    assert life.serving is None
+    assert [serving.name for serving in life.servings] == ["inner"]
+    assert ("inference", "samples") not in run_figures(meter.session.recording).energies
 
 
 def test_many_sessions_are_added_up() -> None:

@@ -56,7 +56,7 @@ def test_compare_says_what_is_wrong(folders: tuple[Path, Path], tmp_path: Path) 
     assert "They count dear" in invoke("compare", "--unit", "images", *folders).output
     (tmp_path / "empty").mkdir()
     result = invoke("compare", folders[0], tmp_path / "empty")
-    assert (result.exit_code, "session.json" in result.output) == (1, True)
+    assert (result.exit_code, "journal.sqlite" in result.output) == (1, True)
 
 
 def test_a_limit_of_joules(folders: tuple[Path, Path]) -> None:
@@ -90,8 +90,10 @@ def test_a_baseline(folders: tuple[Path, Path], tmp_path: Path) -> None:
     one = saved(tmp_path / "one", [90])
     result = invoke("report", one, "--against", baseline)
     assert (result.exit_code, "may be noise: keep 3 or more" in result.stderr) == (FAILED_GATE, True)
-    baseline.write_text("{}")
-    assert invoke("report", dear, "--against", baseline).exit_code == 1
+    for text in ("{}", "[]", "no JSON", '{"baseline_version": 1}', '{"baseline_version": 1, "runs": [1]}'):
+        baseline.write_text(text)
+        result = invoke("report", dear, "--against", baseline)
+        assert (result.exit_code, "is no baseline" in result.stderr) == (1, True)
 
 
 def test_scatter_is_not_a_regression(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_limits_of_tests(tmp_path: Path) -> None:
     assert "energy: 100.0 J (" in result.stdout
     assert "measured), above the limit 50.00 J" in result.stdout
     assert "energy (mlmeter)" in result.stdout
-    assert "test_it.py::test_unit: 100 J" in result.stdout
+    assert "test_it.py::test_unit: 100.0 J in " in result.stdout
     assert "test_alone: " not in result.stdout
 
 

@@ -14,6 +14,7 @@ import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL, live_journal
+from mlmeter.journal.file import JournalFile
 from mlmeter.measurement import Failure, Reading
 from mlmeter.recording import TABLES
 from mlmeter.session import Session
@@ -222,3 +223,15 @@ def test_damaged_journal_is_named(meter: EnergyMeter, clock: FakeClock, sql: str
         connection.execute(sql)
     with pytest.raises(RunFileError, match=f"{JOURNAL}.*{words}"):
         mlmeter.load(meter.run_directory)
+
+
+@pytest.mark.parametrize("written", ["nothing", "tables"])
+def test_a_program_killed_before_its_first_transaction(tmp_path: Path, written: str) -> None:
+    """Its journal is called empty, not damaged."""
+    path = tmp_path / JOURNAL
+    path.touch()
+    if written == "tables":
+        path.unlink()
+        JournalFile(path).close()
+    with pytest.raises(RunFileError, match="is empty: its program ended before anything was written"):
+        mlmeter.load(path)

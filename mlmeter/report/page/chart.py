@@ -95,7 +95,7 @@ def _lanes(recording: Recording, visible: Callable[[str], str]) -> list[dict[str
     """
     windows, labels = recording.resolution.windows, recording.windows.label_table
     seconds = recording.run.duration_seconds
-    starts, ends = (times[1:] for times in hulls(windows))
+    starts, ends = (times[1:] + recording.past_seconds for times in hulls(windows))
     label = windows.label[1:]
     # A window that was never open has no beginning and no end.
     open_seconds = np.bincount(label, np.maximum(ends - starts, 0.0), minlength=len(labels))

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from mlmeter.chapters.tables import build_table
+from mlmeter.chapters.whole import results
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
-from mlmeter.frame.build import build_table
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.page.cells import Bar, Cell, Name, PageTable, Plain, Value, Worth
 from mlmeter.report.page.quantities import (
@@ -41,7 +44,7 @@ def session_records(recording: Recording) -> dict[str, Record]:
     """Return the energy of the session as rows of a table, by domain."""
     return {
         name: {"domain": name, **{column: values[0] for column, values in columns.items()}}
-        for name, _, columns in recording.resolution.by_domain(TOTAL)
+        for name, _, columns in results(recording).by_domain(TOTAL)
     }
 
 
@@ -174,8 +177,8 @@ def above_idle_table(recording: Recording) -> PageTable | None:
         return None
     headline = headline_domain(recording)
     records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
-    dynamic = DynamicEnergy(recording, TOTAL)
-    for domain, _, energies in recording.resolution.by_domain(TOTAL):
+    dynamic = DynamicEnergy(recording, TOTAL, lambda _: np.array([recording.run.duration_seconds]))
+    for domain, _, energies in results(recording).by_domain(TOTAL):
         columns = dynamic.columns(domain, energies)
         session = {name: column[0] for name, column in columns.items()}
         records.append({"phase": "whole session", "domain": domain, **session})

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import mlmeter
-from mlmeter.frame.build import build_table
+from mlmeter.chapters.tables import build_table
+from mlmeter.chapters.whole import results
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Domain, Provenance
 from mlmeter.recording import TOTAL, Recording
@@ -37,7 +38,7 @@ class Fact:
 
 def devices_table(recording: Recording) -> PageTable | None:
     """Return what was metered, from where and how well; None if nothing could be opened."""
-    energies = recording.resolution.wholes()
+    energies = results(recording).wholes()
     records = {record["domain"]: record for record in build_table(recording, "domains").records()}
     rows: list[list[Cell]] = []
     for domain, _ in recording.domains:
@@ -178,7 +179,7 @@ def notices(recording: Recording) -> list[str]:
     if headline is not None and headline != TOTAL:
         told.append(f"No domain adds up to a total here: the figures are those of {headline}.")
     counts: dict[str, int] = {}
-    for event in (*recording.events, *recording.resolution.events):
+    for event in (*recording.events, *results(recording).events):
         if event.kind in SERIOUS:
             counts[event.kind] = counts.get(event.kind, 0) + 1
     if counts:
