@@ -16,7 +16,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
   bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles \
-  soak-kills soak-month build clean
+  soak-kills soak-month soak-runs-file soak-journal fuzz build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -31,6 +31,12 @@ test: $(READY)-test  ## run the tests
 
 coverage: $(READY)-test  ## run the tests and report branch coverage
 	@$(BIN)/python -m pytest -q --cov --cov-report=term $(PYTEST_ARGS)
+
+soak-runs-file: $(READY)-test  ## let 8 processes append 100 sessions each to one runs.csv, and kill others
+	@PYTHONPATH=. $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
+
+fuzz: $(READY)-fuzz  ## read made-up journals, baselines and tables for ten minutes; needs a wheel of atheris
+	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_files.py $(or $(FUZZ_ARGS),-max_total_time=600)
 
 lint: $(READY)-lint  ## check style and formatting
 	@$(BIN)/ruff check .
@@ -130,6 +136,11 @@ EXTRAS_lint := demo,lint
 $(READY)-plots: | $(READY)-demo
 	@echo "installing matplotlib into $(VENV)"
 	@$(PIP_INSTALL) 'matplotlib>=3.8'
+	@touch $@
+# For some versions of Python only.
+$(READY)-fuzz: | $(READY)-test
+	@echo "installing atheris into $(VENV)"
+	@$(PIP_INSTALL) --only-binary :all: 'atheris>=3.0'
 	@touch $@
 $(READY)-build: | $(READY)
 	@echo "installing build into $(VENV)"

@@ -116,6 +116,7 @@ def run(
     A Python script runs in this process, so that its own windows and decorators land in the
     same session. Any other program is metered from outside. The exit code is the program's.
     """
+    from mlmeter.foreign_files import visible
     from mlmeter.meter import EnergyMeter
     from mlmeter.program import Program
     from mlmeter.report.text import path_text
@@ -146,9 +147,10 @@ def run(
         sys.exit(code)
     if not quiet:
         click.echo(f"\n{meter.session.summary()}\n", err=True)
-    if meter.run_directory is None:
-        click.echo(f"mlmeter run: the run was not written: {meter.write_error}", err=True)
-    elif not quiet:
+    if meter.write_error is not None:
+        what = "run" if meter.run_directory is None else "row of the run"
+        click.echo(f"mlmeter run: the {what} was not written: {visible(meter.write_error)}", err=True)
+    if meter.run_directory is not None and not quiet:
         click.echo(f"run directory: {path_text(meter.run_directory)}", err=True)
     if code == 0:
         _check_measured(meter.session.total(), required=require_measured)
@@ -177,6 +179,7 @@ def baseline(
     measured for 30 days, as long as kernel and GPU drivers stay the same.
     """
     from mlmeter.baseline import Machine, baseline_path, read, store
+    from mlmeter.foreign_files import visible
     from mlmeter.report.idle_table import baseline_text
 
     if show and clear:
@@ -196,7 +199,7 @@ def baseline(
             click.echo(f"stored: {path}", err=True)
     except (MLMeterError, OSError) as error:
         hint = "; measure one with `mlmeter baseline`" if show and not path.exists() else ""
-        raise click.ClickException(f"{error}{hint}") from error
+        raise click.ClickException(visible(f"{error}{hint}")) from error
     objections = found.objections(machine, datetime.now(UTC))
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else baseline_text(found, objections))
 
@@ -321,6 +324,7 @@ def report(
 
     With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
     """
+    from mlmeter.foreign_files import visible
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
@@ -341,7 +345,7 @@ def report(
         # Whoever read the output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
     judge(run_path, gate)
 
 
@@ -350,7 +354,9 @@ def report(
 @json_option
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
+    from mlmeter.foreign_files import visible
     from mlmeter.report.recovery import unfinished_runs
+    from mlmeter.report.text import path_text
     from mlmeter.session import recover as recover_session
 
     runs = unfinished_runs(run_path)
@@ -363,10 +369,10 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         try:
             session = recover_session(directory)
         except (MLMeterError, OSError) as error:
-            click.echo(f"mlmeter recover: {error}", err=True)
+            click.echo(f"mlmeter recover: {visible(str(error))}", err=True)
             failed = True
             continue
-        click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
+        click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:
         sys.exit(1)
 

@@ -96,7 +96,7 @@ def describe(outcome: Outcome) -> str:
         "How many predictions cost as much as the training?",
         _break_even(session),
         _provenance(session.total()),
-        f"The run and its CSV files: {where}",
+        f"Run and CSV files: {where}",
     ]
     return "\n\n".join(parts)
 

@@ -234,6 +234,15 @@ class LiveSession:
                 return self._final
             return Session(self._recording(self.now_ns(), finished=False))
 
+    def add_event(self, kind: str, message: str) -> None:
+        """Add what is known after the end of a session only: what became of its files."""
+        with self._lock:
+            if self._final is not None:
+                recording = self._final.recording
+                seconds = recording.run.duration_seconds
+                event = Event(time_seconds=seconds, kind=kind, domain=None, message=message)
+                self._final = Session(replace(recording, events=(*recording.events, event)))
+
     # -- for windows -----------------------------------------------------------------------
 
     def warn_not_running(self) -> None:
@@ -518,4 +527,5 @@ def _run_id(name: str, wall_ns: int) -> str:
     """Return a name for the run that sorts by time, is unique and safe as a file name."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ns / 1e9))
     safe = "".join(letter if letter.isalnum() else "-" for letter in name.lower())[:40].strip("-")
-    return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}"
+    # Containers that share a folder have the same process numbers; and nobody is to foresee the name.
+    return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}-{os.urandom(3).hex()}"

@@ -170,7 +170,8 @@ class EnergyMeter(WindowMethods):
 
     Attributes:
         run_directory: where the last run was written; None if nowhere.
-        write_error: why it could not be written; None if it was, or was not to be.
+        write_error: why it, or its row in ``runs.csv``, could not be written; None if both were, or were
+            not to be.
 
     Raises:
         ArgumentError: an argument is wrong; the message says what is accepted.
@@ -345,18 +346,25 @@ class EnergyMeter(WindowMethods):
 
     def _write(self, output_dir: Path) -> None:
         """Write the files; the metered program must not fail because of a full disk."""
-        from mlmeter.report.run_directory import write_run
+        from mlmeter.report.run_directory import write_run_directory
+        from mlmeter.report.runs_file import RUNS, append_run
 
         self.run_directory = self.write_error = None
         try:
-            recording, journalled = self.session.recording, self._live.journalled
-            self.run_directory = write_run(recording, output_dir, journalled=journalled)
+            recording = self.session.recording
+            directory = output_dir / recording.run.id
+            write_run_directory(recording, directory, journalled=self._live.journalled)
+            self.run_directory = directory
+            append_run(recording, output_dir / RUNS)
         except Exception as error:  # whatever the disk or the recording does, the program goes on
             self.write_error = f"{type(error).__name__}: {error}"
+            what = "" if self.run_directory is None else f"row in {RUNS} of the "
             text = (
-                f"the run of meter {self.name!r} could not be written below {output_dir}: {self.write_error}"
+                f"the {what}run of meter {self.name!r} could not be written below {output_dir}: "
+                f"{self.write_error}"
             )
-            logger.exception(text)
+            self._live.add_event("journal", text)
+            logger.info(text, exc_info=True)
             with contextlib.suppress(NotWrittenWarning):
                 warnings.warn(text, NotWrittenWarning, stacklevel=frames_of_ours() + 1)
 

@@ -262,7 +262,7 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
-        from mlmeter.report.csv_tables import replacing
+        from mlmeter.whole_files import writing
 
         tables = {
             name: [_plain(record) for record in self._table(name).records()]
@@ -273,7 +273,7 @@ class Session:
         document = {"session": run.id, "name": run.name, "duration_seconds": run.duration_seconds, **tables}
         text = json.dumps(document, indent=1, allow_nan=False)
         if path is not None:
-            with replacing(Path(path)) as file:
+            with writing(Path(path)) as file:
                 file.write(text)
         return text
 
@@ -287,11 +287,11 @@ class Session:
         Raises:
             OSError: the file cannot be written.
         """
-        from mlmeter.report.csv_tables import replacing
         from mlmeter.report.page.document import page_html
+        from mlmeter.whole_files import writing
 
         text = page_html(self._recording, impact)
-        with replacing(Path(path)) as file:
+        with writing(Path(path)) as file:
             file.write(text)
 
     def plot(self, path: str | os.PathLike[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.analysis.figure import Figure
 from mlmeter.analysis.phase_energies import phase_energies
 from mlmeter.analysis.work_done import units_counted, work_by_window
-from mlmeter.errors import RunFileError
+from mlmeter.foreign_files import MISFITS, damaged
 from mlmeter.measurement import Provenance
 from mlmeter.recording import SESSION_ROW, TOTAL, Recording
 from mlmeter.work import METRIC_PREFIX
@@ -101,8 +102,8 @@ class RunFigures:
                 metrics={str(name): float(value) for name, value in document["metrics"].items()},
                 temperature_celsius=_number(document["temperature_celsius"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunFileError(path, f"is no baseline of mlmeter: {type(error).__name__}: {error}") from error
+        except MISFITS as error:
+            raise damaged(Path(path), "is no baseline of mlmeter", error) from error
 
 
 def run_figures(recording: Recording) -> RunFigures:

@@ -8,12 +8,15 @@ from pathlib import Path
 from mlmeter.analysis.run_figures import RunFigures, run_figures
 from mlmeter.commands.runs import run_directories
 from mlmeter.errors import RunFileError
+from mlmeter.foreign_files import damaged, read_bytes
 from mlmeter.journal import JOURNAL
-from mlmeter.report.csv_tables import replacing
 from mlmeter.report.run_directory import MANIFEST
 from mlmeter.session import load
+from mlmeter.whole_files import writing
 
 BASELINE_VERSION = 1
+# Thousands of runs.
+MOST_BYTES = 1 << 26
 
 
 def figures_at(path: Path) -> list[RunFigures]:
@@ -33,9 +36,11 @@ def write_baseline(path: Path, runs: list[RunFigures]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with replacing(path) as file:
+    with writing(path) as file:
         json.dump(
-            {"baseline_version": BASELINE_VERSION, "runs": [run.to_json() for run in runs]}, file, indent=1
+            {"baseline_version": BASELINE_VERSION, "runs": [run.to_json() for run in runs]},
+            file,
+            indent=1,
         )
 
 
@@ -46,11 +51,11 @@ def read_baseline(path: Path) -> list[RunFigures]:
         RunFileError: the file is something else, or of a newer version.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFileError(str(path), f"is no baseline of mlmeter: {error}") from error
-    known = document if isinstance(document, dict) else {}
-    version, runs = known.get("baseline_version"), known.get("runs")
+        document = json.loads(read_bytes(path, MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "is no baseline of mlmeter", error) from error
+    facts = document if isinstance(document, dict) else {}
+    version, runs = facts.get("baseline_version"), facts.get("runs")
     if version != BASELINE_VERSION or not isinstance(runs, list) or not runs:
         raise RunFileError(str(path), "is no baseline of mlmeter, or of another version")
     return [RunFigures.from_json(item, str(path)) for item in runs]

@@ -12,6 +12,7 @@ import click
 
 from mlmeter.commands.compare import comparison_json
 from mlmeter.errors import ArgumentError, MLMeterError
+from mlmeter.foreign_files import visible
 
 if TYPE_CHECKING:
     from mlmeter.bench import Bench
@@ -87,7 +88,7 @@ def bench(
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
     pairs = found.pairs
     if as_json:
         facts = {"pairs": len(pairs.runs[0]), "needed": pairs.needed, "early": pairs.early, "seed": seed}

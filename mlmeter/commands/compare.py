@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlmeter.errors import ArgumentError, MLMeterError
+from mlmeter.foreign_files import visible
 
 
 @click.command()
@@ -58,7 +59,7 @@ def compare(
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
     click.echo(comparison_json(found) if as_json else str(found))
 
 

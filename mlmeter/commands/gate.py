@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlmeter.errors import ArgumentError, MLMeterError
+from mlmeter.foreign_files import visible
 
 if TYPE_CHECKING:
     from mlmeter.analysis.gate import Outcome
@@ -69,7 +70,7 @@ def judge(run_path: Path, options: dict[str, Any]) -> None:
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
     for outcome in outcomes:
         word = {True: "passed", False: "FAILED", None: "NOT JUDGED"}[outcome.passed]
         click.echo(f"{word}: {outcome.text}", err=True)

@@ -10,6 +10,7 @@ import click
 
 from mlmeter.commands.runs import latest_run
 from mlmeter.errors import ArgumentError, MLMeterError
+from mlmeter.foreign_files import visible
 
 if TYPE_CHECKING:
     from mlmeter.impact import Impact
@@ -77,7 +78,7 @@ def impact(
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
     click.echo(json.dumps(_document(found), indent=1) if as_json else found.summary())
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from mlmeter.journal import JOURNAL
+from mlmeter.report.text import path_text
 
 
 def latest_run(path: Path) -> Path:
     """Return the run that `path` names, or the latest one below it."""
     runs = run_directories(path)
     if len(runs) > 1 or runs != [path]:
-        click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
+        click.echo(f"the latest of {len(runs)} runs: {path_text(runs[-1])}", err=True)
     return runs[-1]
 
 

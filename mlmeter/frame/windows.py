@@ -296,8 +296,10 @@ def base_of(resolution: Resolution, domain: str) -> TimeBase:
 def times_of_windows(base: TimeBase) -> dict[str, NDArray[Any]]:
     """Columns of windows that depend on whose times they are; row 0 is the session."""
     windows = base.windows
+    starts = hulls(windows)[0]
     return {
-        "start_seconds": hulls(windows)[0],
+        # A window without any time in the session has none.
+        "start_seconds": np.where(np.isfinite(starts), starts, np.nan),
         "duration_seconds": np.bincount(
             windows.owner, weights=windows.end - windows.start, minlength=len(windows)
         ),

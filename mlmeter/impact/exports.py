@@ -12,8 +12,9 @@ import mlmeter
 from mlmeter.errors import ArgumentError
 from mlmeter.impact.factors import checked_number
 from mlmeter.impact.result import Impact
-from mlmeter.report.csv_tables import cells, replacing
+from mlmeter.report.csv_tables import cells
 from mlmeter.units import JOULES_PER_KILOWATT_HOUR, JOULES_PER_WATT_HOUR
+from mlmeter.whole_files import writing
 
 MODEL_CARD_FIELDS = ("source", "training_type", "geographical_location", "hardware_used")
 GRAMS_PER_KILOGRAM = 1000.0
@@ -122,7 +123,7 @@ def append_codecarbon_row(impact: Impact, path: str | os.PathLike[str]) -> None:
             raise ArgumentError(f"{target}: its columns are not those of CodeCarbon 3; name another file")
     else:
         header = list(CODECARBON_COLUMNS)
-    with replacing(target) as file:
+    with writing(target) as file:
         writer = csv.writer(file, lineterminator="\n")
         if old:
             file.write(old if old.endswith("\n") else f"{old}\n")

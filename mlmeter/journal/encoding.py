@@ -203,7 +203,7 @@ def _numbers(blob: bytes) -> Numbers:
         planes = inflater.decompress(blob, MOST_NUMBERS * _WIDTH + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    if not inflater.eof or len(planes) > MOST_NUMBERS * _WIDTH:
+    if not inflater.eof or inflater.unused_data or len(planes) > MOST_NUMBERS * _WIDTH:
         raise ValueError("it is cut off, or longer than any that mlmeter writes")
     if not planes or len(planes) % _WIDTH:
         raise ValueError(f"{len(planes)} bytes are no numbers")

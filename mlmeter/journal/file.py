@@ -19,11 +19,12 @@ from mlmeter.journal.encoding import FAST, MOST_NUMBERS, Ends, Part, encode, mer
 
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
-                      PRIMARY KEY (kind, number)) WITHOUT ROWID;
-CREATE TABLE batches (number INTEGER PRIMARY KEY, numbers BLOB NOT NULL);
-"""
+# In order of the names, as a reader expects them to the letter.
+SCHEMA = (
+    "CREATE TABLE batches (number INTEGER PRIMARY KEY, numbers BLOB NOT NULL)",
+    """CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
+                      PRIMARY KEY (kind, number)) WITHOUT ROWID""",
+)
 # Kind, number and value.
 Entry = tuple[str, int, Any]
 # Small batches are written again as a large one, which takes less space and is read faster.
@@ -75,9 +76,12 @@ class JournalFile:
                 f"user_version={SCHEMA_VERSION}",
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(_SCHEMA)
+            for table in SCHEMA:
+                self._connection.execute(table)
         except sqlite3.Error:
             self._connection.close()
+            # Nothing is in it, and it would be in the way of the next attempt.
+            path.unlink(missing_ok=True)
             raise
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
+from mlmeter.foreign_files import place
 from mlmeter.journal import streams
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
@@ -34,32 +35,40 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         ValueError: something is not what a journal has; or KeyError, TypeError, IndexError,
             AttributeError, OverflowError.
     """
-    run = Run(**entries["run"][0])
-    domains = tuple(
-        _domain(
-            entry,
-            columns.get(f"rows.{number}"),
+    with place("entry run 0"):
+        run = Run(**entries["run"][0])
+    domains = []
+    for number, entry in sorted(entries.get("domain", {}).items()):
+        with place(f"entry domain {number} or its rows"):
             # What is known at the end is better than what was known some seconds before.
-            None if run.finished else _last_reading(columns, number),
+            last_reading = None if run.finished else _last_reading(columns, number)
+            domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading))
+    with place("an entry event or unavailable"):
+        events = tuple(Event(**event) for event in _listed(entries, "event"))
+        unavailable = tuple(
+            Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
         )
-        for number, entry in sorted(entries.get("domain", {}).items())
-    )
-    events = tuple(Event(**event) for event in _listed(entries, "event"))
     closed, opened = _closed(columns), entries.get("open", {}).get(0, [])
     if not run.finished:
         run = replace(run, end_ns=_end_ns(run, domains, closed, columns))
         events = (*events, _killed_event(run, opened, closed))
+    with place("windows, or an entry label, thread, unit or open"):
+        windows = _windows(entries, columns, closed, opened, run.end_ns)
+    with place("entry chapter"):
+        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
+    with place("spans or references of devices"):
+        device = _device(entries, columns)
+    with place("entry process 0 or its rows"):
+        process = _process(entries, columns)
     return Recording(
         run=run,
-        domains=domains,
-        windows=_windows(entries, columns, closed, opened, run.end_ns),
-        unavailable=tuple(
-            Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
-        ),
+        domains=tuple(domains),
+        windows=windows,
+        unavailable=unavailable,
         events=events,
-        device=_device(entries, columns),
-        process=_process(entries, columns),
-        chapters=tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter")),
+        device=device,
+        process=process,
+        chapters=chapters,
     )
 
 
@@ -105,7 +114,7 @@ def _closed(columns: Columns) -> list[list[int]]:
 
 
 def _end_ns(
-    run: Run, domains: tuple[tuple[Domain, Rows], ...], closed: list[list[int]], columns: Columns
+    run: Run, domains: Sequence[tuple[Domain, Rows]], closed: list[list[int]], columns: Columns
 ) -> int:
     """Return when a killed run ends: at its last reading, or with the last window that was closed."""
     readings = [rows.last_ns for _, rows in domains if rows.last_ns is not None]

@@ -10,8 +10,8 @@ import numpy as np
 from mlmeter.energy.windows import same_phase_runs
 from mlmeter.errors import ArgumentError
 from mlmeter.recording import Recording
-from mlmeter.report.csv_tables import replacing
 from mlmeter.report.power_series import power_series
+from mlmeter.whole_files import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def plot_power(recording: Recording, path: Path) -> None:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in figure.canvas.get_supported_filetypes():
         raise ArgumentError(f"{path}: no picture has the ending {path.suffix!r}; use .png, .svg or .pdf")
-    with replacing(path, "wb") as file:
+    with writing(path, "wb") as file:
         figure.savefig(file, format=suffix, dpi=200)
 
 

@@ -14,8 +14,8 @@ from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
 from mlmeter.recording import TABLES, Recording
-from mlmeter.report.csv_tables import replacing, write_table
-from mlmeter.report.runs_file import RUNS, append_run
+from mlmeter.report.csv_tables import write_table
+from mlmeter.whole_files import replacing
 
 SCHEMA_VERSION = 1
 MANIFEST = "session.json"
@@ -39,7 +39,8 @@ def write_run_directory(recording: Recording, directory: Path, *, journalled: bo
         except sqlite3.Error as error:
             raise OSError(f"{directory / JOURNAL} cannot be written: {error}") from error
     for name in TABLES:
-        write_table(build_table(recording, name), directory / f"{name}.csv")
+        with replacing(directory / f"{name}.csv") as file:
+            write_table(build_table(recording, name), file)
     # The manifest comes last: a directory that has one is complete.
     with replacing(directory / MANIFEST) as file:
         json.dump(_manifest(recording), file, indent=1, allow_nan=False, default=str)
@@ -86,21 +87,3 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
         "readings": JOURNAL,
     }
-
-
-def write_run(recording: Recording, output_dir: Path, *, journalled: bool = False) -> Path:
-    """Write the run's directory below `output_dir`, add its row to `runs.csv`, return the directory.
-
-    Args:
-        recording: the session.
-        output_dir: folder of runs.
-        journalled: the journal of the run holds all of it.
-
-    Raises:
-        OSError: a file cannot be written.
-        RunFileError: `runs.csv` stays locked.
-    """
-    directory = output_dir / recording.run.id
-    write_run_directory(recording, directory, journalled=journalled)
-    append_run(recording, output_dir / RUNS)
-    return directory

@@ -12,6 +12,7 @@ from mlmeter.chapters.tables import build_table
 from mlmeter.chapters.whole import results
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
+from mlmeter.foreign_files import visible
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
@@ -70,7 +71,7 @@ def _title(recording: Recording) -> str:
     run = recording.run
     state = "" if run.finished else ", still running"
     whose = "the whole machine" if recording.process is None else "this process and its children"
-    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of {whose}"
+    return f"{visible(run.name)}: {number(run.duration_seconds)} s{state}, energy of {whose}"
 
 
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
@@ -172,13 +173,18 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
             # NaN, where the windows of this name have none of the unit, is not above 0.
             if record["domain"] != TOTAL or not count > 0:
                 continue
+            # Of floats, not of NumPy's numbers, which warn when a quotient overflows.
+            joules, low, high = (
+                float(record[column]) / float(count)
+                for column in ("energy_joules", "low_joules", "high_joules")
+            )
             rows.append(
                 (
                     shorten(name),
                     singular(unit),
                     f"{count:,.10g}",
-                    number(record["energy_joules"] / count) if record["resolved"] else "unresolved",
-                    interval(record["low_joules"] / count, record["high_joules"] / count),
+                    number(joules) if record["resolved"] else "unresolved",
+                    interval(low, high),
                 )
             )
     return rows
@@ -228,4 +234,4 @@ def _notes(recording: Recording) -> list[str]:
     )
     if len(events) > MOST_EVENTS:
         notes.append(f"and {len(events) - MOST_EVENTS} more events: see session.events()")
-    return notes
+    return [visible(note) for note in notes]
