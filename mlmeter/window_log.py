@@ -161,6 +161,8 @@ class WindowLog:
         self.pending: deque[Closed] = deque()
         self.late_units: deque[tuple[int, Mapping[str, float]]] = deque()
         self._lock = threading.Lock()
+        # A program's thread takes it with a new name: it waits for nothing that takes long.
+        self._label_lock = threading.Lock()
         self._label_table: list[Label] = []
         self._phases: set[str] = set()
         self._thread_numbers: dict[int, int] = {}
@@ -185,7 +187,7 @@ class WindowLog:
 
     def label_number(self, name: str, phase: str) -> int:
         """Return the number of a label, a new one for a new label."""
-        with self._lock:
+        with self._label_lock:
             number = self.label_numbers.get((name, phase))
             if number is None:
                 label = self._within_limits(name, phase)
