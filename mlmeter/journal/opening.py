@@ -112,14 +112,14 @@ def _check_schema(connection: sqlite3.Connection) -> None:
     """
     identity = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
+    tables = [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))]
+    if not tables and identity in (0, APPLICATION_ID):
+        raise sqlite3.DatabaseError(EMPTY)
     if identity != APPLICATION_ID:
         raise sqlite3.DatabaseError("it is no journal of mlmeter")
     if version != SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"its schema has version {version}; this mlmeter reads {SCHEMA_VERSION}")
-    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
-    tables = [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))]
-    if not tables:
-        raise sqlite3.DatabaseError(EMPTY)
     if tables != list(SCHEMA):
         raise sqlite3.DatabaseError("it has other tables than a journal of mlmeter")
 
