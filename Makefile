@@ -16,8 +16,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
   bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles \
-  soak-kills soak-month build clean
-.PHONY: fuzz soak-runs-file
+  soak-kills soak-month soak-runs-file soak-journal fuzz build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"

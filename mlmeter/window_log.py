@@ -196,7 +196,8 @@ class WindowLog:
             self._labels[number] = label
             self._phases.add(label.phase)
             self.label_numbers.setdefault(label, number)
-        return self.label_numbers.setdefault((name, phase), self.label_numbers[label])
+        # Names beyond the limit are not kept.
+        return self.label_numbers[label]
 
     def _within_limits(self, name: str, phase: str) -> Label:
         """Return the label, or that of all others where there are too many."""

@@ -110,12 +110,12 @@ def _check_schema(connection: sqlite3.Connection) -> None:
 
     A view or a computed column in their place could go on for ever.
     """
-    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
-    tables = [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))]
-    if not tables:
-        raise sqlite3.DatabaseError(EMPTY)
     identity = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    query = "SELECT sql FROM sqlite_schema ORDER BY name LIMIT ?"
+    tables = [sql for (sql,) in connection.execute(query, (len(SCHEMA) + 1,))]
+    if not tables and identity in (0, APPLICATION_ID):
+        raise sqlite3.DatabaseError(EMPTY)
     if identity != APPLICATION_ID:
         raise sqlite3.DatabaseError("it is no journal of mlmeter")
     if version != SCHEMA_VERSION:

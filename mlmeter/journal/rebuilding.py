@@ -54,12 +54,12 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         events = (*events, _killed_event(run, opened, closed))
     with place("windows, or an entry label, thread, unit or open"):
         windows = _windows(entries, columns, closed, opened, run.end_ns)
+    with place("entry chapter"):
+        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
     with place("spans or references of devices"):
         device = _device(entries, columns)
     with place("entry process 0 or its rows"):
         process = _process(entries, columns)
-    with place("an entry chapter"):
-        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
     return Recording(
         run=run,
         domains=tuple(domains),

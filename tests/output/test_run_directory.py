@@ -90,7 +90,7 @@ def test_files_follow_the_umask(session: Session, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), (b"PK nonsense", "not a database"), (b"", "it is empty")],
+    [(None, "no such file"), (b"PK nonsense", "not a database"), (b"", "is empty")],
 )
 def test_file_that_is_no_journal_is_named(
     session: Session, tmp_path: Path, content: bytes | None, words: str
