@@ -76,8 +76,9 @@ class JournalFile:
                 f"user_version={SCHEMA_VERSION}",
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
-            for table in SCHEMA:
-                self._connection.execute(table)
+            # A killed process has made all of them or none.
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                self._connection.execute(statement)
         except sqlite3.Error:
             self._connection.close()
             # Nothing is in it, and it would be in the way of the next attempt.
