@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property, reduce
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlmeter.bursts import burst_rows, slowest_seconds
+from mlmeter.cached import cached_property
 from mlmeter.dynamic_energy import DynamicEnergy
 from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.pool import Key, Pool, chosen_rows, unread

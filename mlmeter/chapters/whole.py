@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlmeter.bursts import slowest_seconds
+from mlmeter.cached import cached_property
 from mlmeter.chapters.pooling import UNITS, Pooling
 from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 from mlmeter.energy.pool import NOT_READ, Pool
