@@ -298,13 +298,13 @@ def test_ctrl_c_while_the_run_is_written(tmp_path: Path) -> None:
         SETUP
         + """
 from mlmeter.report import run_directory
-write = run_directory.write_run
+write = run_directory.write_run_directory
 
 def interrupted(*arguments, **more):
-    run_directory.write_run = write
+    run_directory.write_run_directory = write
     signal.raise_signal(signal.SIGINT)
 
-run_directory.write_run = interrupted
+run_directory.write_run_directory = interrupted
 with meter() as meter, meter.training("step"):
     pass
 """
