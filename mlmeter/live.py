@@ -169,6 +169,7 @@ class LiveSession:
 
     def _begin_journal(self, output_dir: Path) -> None:
         from mlmeter.journal.live_journal import LiveJournal
+        from mlmeter.journal.past import Past
         from mlmeter.journal.progress import SessionParts
 
         parts = SessionParts(
@@ -182,11 +183,13 @@ class LiveSession:
             events=lambda: (*self._log.events, *self._source_events(self.now_ns())),
             as_metered=self._as_metered,
         )
-        self._journal = LiveJournal(
+        self._journal = journal = LiveJournal(
             output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
         )
         if self.chapters is not None:
-            self.chapters.on_forget = self._journal.forgotten_before
+            self.chapters.on_forget = lambda past, held_ns: journal.forgotten(
+                Past(past, held_ns, self.log.ended_until(past.end_ns))
+            )
 
     def stop(self, *, settle: bool = True) -> None:
         """End the session; harmless when it has ended or never began.

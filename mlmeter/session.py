@@ -366,17 +366,23 @@ class Session:
         return f"<Session {self.name!r}: {self.duration_seconds:.3f} s, {self.total()}>"
 
 
-def load(path: str | os.PathLike[str]) -> Session:
+def load(path: str | os.PathLike[str], *, everything: bool = False) -> Session:
     """Load a session from its run directory; all numbers are computed again from the readings.
 
     Of a run whose program was killed it is the session up to the last reading; see `recover`.
+
+    Args:
+        path: the run directory.
+        everything: compute the past of a long session from its readings again, too, with a row for each
+            window, in place of the sums that were kept of it. Needs about a gigabyte for a day of
+            twenty domains.
 
     Raises:
         RunFileError: a file is missing, damaged or of a newer version.
     """
     from mlmeter.report.run_directory import read_run_directory
 
-    return Session(read_run_directory(path))
+    return Session(read_run_directory(path, everything=everything))
 
 
 def recover(path: str | os.PathLike[str]) -> Session:

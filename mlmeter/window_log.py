@@ -294,6 +294,11 @@ class WindowLog:
             ends = self._columns[5]
             return ends[len(ends) // 2] if ends else None
 
+    def ended_until(self, time_ns: int) -> list[tuple[int, ...]]:
+        """Return the closed windows in memory that ended up to a time, as rows of the columns."""
+        with self._lock:
+            return [row for row in zip(*self._columns, strict=True) if row[5] <= time_ns]
+
     def forget_before(self, time_ns: int) -> None:
         """Forget windows that ended before a time, but for those that later ones were opened in."""
         self.compact()

@@ -114,7 +114,7 @@ class Chapters:
         limits: how much is held in memory.
         past: all chapters so far as one; None before the first.
         on_chapter: gets each chapter when it has ended.
-        on_forget: is told the time up to which memory is about to be freed.
+        on_forget: gets all chapters so far as one, and since when readings are still in memory.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Chapters:
         self.limits = Limits()
         self.past: Chapter | None = None
         self.on_chapter: Callable[[Chapter], object] | None = None
-        self.on_forget: Callable[[int], object] | None = None
+        self.on_forget: Callable[[Chapter, int], object] | None = None
         self._held, self._start_ns = held, start_ns
         self._recording_so_far, self._running = recording_so_far, running
         self._lock, self._remark = lock, remark
@@ -197,9 +197,9 @@ class Chapters:
             if not self._running():
                 return
             self.past = past
-            if self.on_forget is not None:
-                self.on_forget(end_ns)
             self._held.forget(end_ns, self.held_ns)
+        if self.on_forget is not None:
+            self.on_forget(past, self.held_ns)
         if self.on_chapter is not None:
             self.on_chapter(chapter)
 

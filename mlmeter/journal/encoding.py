@@ -100,10 +100,11 @@ class Decoder:
 
     Args:
         codes: of each stream, by its number.
+        ends: of the streams before the first batch that is taken.
     """
 
-    def __init__(self, codes: Mapping[int, str]) -> None:
-        self._codes = codes
+    def __init__(self, codes: Mapping[int, str], ends: Mapping[int, Sequence[int]] | None = None) -> None:
+        self._codes, self._ends = codes, ends or {}
         # By stream the rows in order of writing, and which of them were not taken back later.
         self._columns: dict[int, list[list[Numbers]]] = {
             stream: [[] for _ in code] for stream, code in codes.items()
@@ -149,6 +150,7 @@ class Decoder:
             if code == GROWING:
                 # Differences wrap as they did when they were written.
                 np.cumsum(column, out=column)
+                column += np.int64(self._ends.get(stream, [0] * (position + 1))[position])
             live = self._live[stream]
             if live != [(0, len(column))]:
                 column = np.concatenate([column[:0], *(column[start:end] for start, end in live)])

@@ -25,11 +25,26 @@ SCHEMA = (
     """CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
                       PRIMARY KEY (kind, number)) WITHOUT ROWID""",
 )
-# Kind, number and value.
+# Kind, number and value; a value that is in JSON already is a `Json`.
 Entry = tuple[str, int, Any]
 # Small batches are written again as a large one, which takes less space and is read faster.
 MERGED_BATCHES = 64
 MERGED_NUMBERS = 500_000
+# Of a file that has become too large, one part in so many goes at a time.
+SHRINK_PARTS = 8
+
+
+class Json(str):
+    """A value as it is written."""
+
+    __slots__ = ()
+
+
+class Boundary(NamedTuple):
+    """Where reading can begin: after a batch, whose number this is, with the ends of the streams there."""
+
+    number: int
+    ends: Ends
 
 
 class _Tail(NamedTuple):
@@ -92,6 +107,28 @@ class JournalFile:
             return self._path.stat().st_ino == self._inode
         except OSError:
             return False
+
+    @property
+    def boundary(self) -> Boundary:
+        """The end of the last large batch."""
+        return Boundary(self._tail.first, self._tail.first_ends)
+
+    def shrink(self, number: int, most_bytes: int) -> bool:
+        """Remove the oldest of the batches up to a number if the file is too large; return whether it was.
+
+        Raises:
+            sqlite3.Error: that failed.
+        """
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size <= most_bytes:
+            return False
+        oldest, newest = self._connection.execute("SELECT min(number), max(number) FROM batches").fetchone()
+        last = min(number, oldest + (newest - oldest) // SHRINK_PARTS)
+        self._connection.execute("DELETE FROM batches WHERE number <= ?", (last,))
+        return True
 
     def write(self, entries: Iterable[Entry], parts: dict[str, Part]) -> None:
         """Write entries and parts of streams in one transaction.
@@ -178,9 +215,18 @@ def complete(path: Path, entries: Iterable[Entry]) -> None:
         connection.close()
 
 
+def json_text(value: Any) -> Json:
+    """Return a value as it is written.
+
+    Raises:
+        ValueError: it is no number that JSON has.
+    """
+    return Json(json.dumps(value, allow_nan=False, separators=(",", ":"), default=str))
+
+
 def _put(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     for kind, number, value in entries:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
+        text = value if isinstance(value, Json) else json_text(value)
         connection.execute("REPLACE INTO entries VALUES (?, ?, ?)", (kind, number, text))
 
 

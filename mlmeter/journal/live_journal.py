@@ -7,12 +7,14 @@ import os
 import sqlite3
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlmeter.journal import JOURNAL
-from mlmeter.journal.file import JournalFile
+from mlmeter.journal.file import Boundary, JournalFile
+from mlmeter.journal.past import Past
 from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
 
@@ -24,6 +26,9 @@ PERIOD_NS = 700_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# Nine days of twenty domains at 10 Hz.
+MOST_BYTES = 1 << 30
+SHRUNK = "the journal has become so large that its oldest readings are dropped; their sums stay"
 # A fork waits for a transaction, which takes milliseconds, but not for a disk that hangs.
 LONGEST_WAIT_AT_FORK_SECONDS = 0.5
 
@@ -57,9 +62,12 @@ class LiveJournal:
         _journals.add(self)
         self._file: JournalFile | None = None
         self._written = Written(())
-        # Whether anything has gone from memory before it was written, or what was written is lost.
-        self._forgotten = self._missed = False
-        self._written_ns = start_ns
+        # Sums of what is no longer in memory, the time since which readings still are, and whether
+        # that is in the file.
+        self._past: Past | None = None
+        self._past_written = True
+        # Where a reader of the file can begin, and up to when everything is before it.
+        self._boundaries: deque[tuple[int, Boundary]] = deque()
         self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
 
     def tick(self) -> None:
@@ -70,7 +78,6 @@ class LiveJournal:
         try:
             self._due_ns = now_ns + PERIOD_NS
             self._write(now_ns)
-            self._written_ns = now_ns
             self._retry_ns = FIRST_RETRY_NS
         except (OSError, sqlite3.Error, ValueError) as error:
             self._due_ns = now_ns + self._retry_ns
@@ -79,10 +86,11 @@ class LiveJournal:
         finally:
             self._lock.release()
 
-    def forgotten_before(self, time_ns: int) -> None:
-        """Take note that what is older than a time is no longer in memory."""
-        self._forgotten = True
-        self._missed = self._missed or self._file is None or self._written_ns < time_ns
+    def forgotten(self, past: Past) -> None:
+        """Take note of what is no longer in memory; called on a thread that may take its time."""
+        past = past.in_json()
+        with self._lock:
+            self._past, self._past_written = past, False
 
     def finish(self, recording: Recording) -> bool:
         """Write the rest of a session that has ended; return whether the journal holds all of it.
@@ -98,7 +106,7 @@ class LiveJournal:
             if file is None:
                 return False
             try:
-                if file.in_place and not self._missed:
+                if file.in_place:
                     self._write_rest(file, recording)
                     return True
             finally:
@@ -125,16 +133,34 @@ class LiveJournal:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
             self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
-            self._missed = self._missed or self._forgotten
+            self._boundaries = deque([(self._start_ns, self._file.boundary)])
+            self._past_written = self._past is None
         entries, parts, written = news(self._parts, self._written, now_ns)
+        past = None if self._past_written else self._past
+        if past is not None:
+            entries += past.entries(self._boundary_before(past.held_ns))
         self._file.write(entries, parts)
         self._written = written
+        if self._file.boundary.number != self._boundaries[-1][1].number:
+            self._boundaries.append((now_ns, self._file.boundary))
+        if past is not None:
+            self._past_written = True
+            if self._file.shrink(self._boundaries[0][1].number, MOST_BYTES):
+                self._remark("journal", SHRUNK)
+
+    def _boundary_before(self, time_ns: int) -> Boundary:
+        """Return the last boundary before which nothing is newer than a time."""
+        while len(self._boundaries) > 1 and self._boundaries[1][0] <= time_ns:
+            self._boundaries.popleft()
+        return self._boundaries[0][1]
 
     def _write_rest(self, file: JournalFile, recording: Recording) -> None:
         written = self._written
         now_ns = self._parts.sampler.clock.now_ns()
         entries, parts, _ = news(self._parts, written, now_ns)
         parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
+        if self._past is not None and not self._past_written:
+            entries += self._past.entries(self._boundary_before(self._past.held_ns))
         # Domains, events and facts are told once more, as the recording has them.
         file.write([*entries, *last_entries(recording)], parts)
 

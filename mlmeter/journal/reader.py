@@ -13,6 +13,7 @@ from typing import Any
 from mlmeter.foreign_files import MISFITS, damaged, json_value, place
 from mlmeter.journal.encoding import Decoder
 from mlmeter.journal.opening import EMPTY, opened, unreadable
+from mlmeter.journal.past import CHAPTER, RESTART, Restart
 from mlmeter.journal.rebuilding import rebuilt
 from mlmeter.journal.validation import checked
 from mlmeter.recording import Recording
@@ -25,8 +26,12 @@ MOST_JSON_BYTES = 64_000_000
 Entries = dict[str, dict[int, Any]]
 
 
-def read_journal(path: Path) -> Recording:
+def read_journal(path: Path, *, everything: bool = False) -> Recording:
     """Return the recording that a journal holds; `Run.finished` is False if the run was killed.
+
+    Args:
+        path: the file.
+        everything: read what a long session has told as sums, too.
 
     Raises:
         RunFileError: it is missing, damaged, of a newer version, or still being written.
@@ -37,10 +42,15 @@ def read_journal(path: Path) -> Recording:
             if not entries:
                 raise sqlite3.DatabaseError(EMPTY)
             streams = {number: (str(name), str(codes)) for number, (name, codes) in entries["stream"].items()}
-            decoder = Decoder({number: codes for number, (_, codes) in streams.items()})
-            _read_batches(connection, decoder)
+            if everything:
+                entries.pop(RESTART, None)
+                entries.pop(CHAPTER, None)
+            with place("entry restart 0"):
+                restart = Restart.of(entries)
+                decoder = Decoder({number: codes for number, (_, codes) in streams.items()}, restart.ends)
+            _read_batches(connection, decoder, restart.batch)
             columns = {name: decoder.columns(number) for number, (name, _) in streams.items()}
-            return checked(rebuilt(entries, columns))
+            return checked(rebuilt(entries, columns, restart))
         except sqlite3.Error as error:
             raise unreadable(path, error) from error
         except (*MISFITS, MemoryError) as error:
@@ -66,10 +76,11 @@ def _entries(connection: sqlite3.Connection) -> Entries:
     return found
 
 
-def _read_batches(connection: sqlite3.Connection, decoder: Decoder) -> None:
-    total, before = 0, None
-    for number, blob in connection.execute("SELECT number, numbers FROM batches ORDER BY number"):
-        if before is not None and number <= before:
+def _read_batches(connection: sqlite3.Connection, decoder: Decoder, after: int) -> None:
+    total, before = 0, after
+    query = "SELECT number, numbers FROM batches WHERE number > ? ORDER BY number"
+    for number, blob in connection.execute(query, (after,)):
+        if number != before + 1:
             raise ValueError(f"batch {number} comes after batch {before}")
         before = number
         with place(f"batch {number}"):

@@ -14,6 +14,7 @@ from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.foreign_files import place
 from mlmeter.journal import streams
+from mlmeter.journal.past import Restart
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
@@ -24,12 +25,19 @@ if TYPE_CHECKING:
 Columns = Mapping[str, list["NDArray[Any]"]]
 Entries = Mapping[str, Mapping[int, Any]]
 
+# Readings of CPU times from before the time that counts, of which the first interval is made.
+READINGS_BEFORE = 2
 # The columns of `Rows` that every domain has.
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
 
 
-def rebuilt(entries: Entries, columns: Columns) -> Recording:
+def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
     """Return the recording.
+
+    Args:
+        entries: of the whole journal.
+        columns: by stream, from where reading began.
+        restart: where that was.
 
     Raises:
         ValueError: something is not what a journal has; or KeyError, TypeError, IndexError,
@@ -42,7 +50,7 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         with place(f"entry domain {number} or its rows"):
             # What is known at the end is better than what was known some seconds before.
             last_reading = None if run.finished else _last_reading(columns, number)
-            domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading))
+            domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading, restart))
     with place("an entry event or unavailable"):
         events = tuple(Event(**event) for event in _listed(entries, "event"))
         unavailable = tuple(
@@ -53,13 +61,13 @@ def rebuilt(entries: Entries, columns: Columns) -> Recording:
         run = replace(run, end_ns=_end_ns(run, domains, closed, columns))
         events = (*events, _killed_event(run, opened, closed))
     with place("windows, or an entry label, thread, unit or open"):
-        windows = _windows(entries, columns, closed, opened, run.end_ns)
+        windows = _of_present(_windows(entries, columns, closed, opened, run.end_ns), restart)
     with place("entry chapter"):
         chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
     with place("spans or references of devices"):
         device = _device(entries, columns)
     with place("entry process 0 or its rows"):
-        process = _process(entries, columns)
+        process = _process(entries, columns, restart)
     return Recording(
         run=run,
         domains=tuple(domains),
@@ -80,10 +88,14 @@ def _domain(
     entry: dict[str, Any],
     rows: list[NDArray[Any]] | None,
     last_reading: tuple[int, int] | None,
+    restart: Restart,
 ) -> tuple[Domain, Rows]:
     described = {name: value for name, value in entry.items() if name in Domain.__dataclass_fields__}
     described["provenance"] = Provenance(described["provenance"])
-    times = streams.row_columns(rows) if rows else dict.fromkeys(ROW_COLUMNS, array("q"))
+    times: dict[str, Any] = dict.fromkeys(ROW_COLUMNS, array("q"))
+    if rows:
+        first = restart.first_row(rows[0])
+        times = streams.row_columns([column[first:] for column in rows])
     last_ns, count = last_reading or (entry["last_ns"], entry["readings"])
     check = entry.get("cross_check")
     return Domain(**described), Rows(
@@ -170,6 +182,28 @@ def _windows(
     )
 
 
+def _of_present(windows: WindowRecords, restart: Restart) -> WindowRecords:
+    """Return the windows that are not in the sums of the past, and those of the past that they are in."""
+    if restart.past_ns is None:
+        return windows
+    rows = zip(*(getattr(windows, name) for name in WINDOW_COLUMNS), strict=True)
+    found = {row[0]: row for row in rows if row[5] > restart.past_ns}
+    kept = {**{row[0]: tuple(row) for row in restart.spared}, **found}
+    ordered = list(zip(*(kept[number] for number in sorted(kept)), strict=True))
+    columns: dict[str, Any] = {
+        name: array(typecode, values)
+        for (name, typecode), values in zip(
+            WINDOW_COLUMNS.items(), ordered or [()] * len(WINDOW_COLUMNS), strict=True
+        )
+    }
+    units: dict[str, tuple[array[int], array[float]]] = {}
+    for name, (ids, counts) in windows.units.items():
+        mine = [position for position, number in enumerate(ids) if number in found]
+        units[name] = array("q", [ids[row] for row in mine]), array("d", [counts[row] for row in mine])
+    pieces = tuple(piece for piece in windows.pieces if piece[0] in found)
+    return replace(windows, **columns, pieces=pieces, units=units)
+
+
 def _within(rows: list[tuple[int, ...]], end_ns: int) -> list[tuple[int, ...]]:
     """Return the windows with those that another thread closed after the end of the session open."""
     return [
@@ -206,24 +240,29 @@ def _device(entries: Entries, columns: Columns) -> DeviceTimes:
     return DeviceTimes(**found, **references, uuids=uuids)
 
 
-def _process(entries: Entries, columns: Columns) -> ProcessRows | None:
+def _process(entries: Entries, columns: Columns, restart: Restart) -> ProcessRows | None:
     """Return what tells a process' part; None from the run of a whole machine."""
     entry = entries.get("process", {}).get(0)
     if entry is None:
         return None
     gpus = {
         str(item["domain"]): GpuRows(
-            **_typed(GPU_COLUMNS, columns.get(f"process.{number}")), reason=item["reason"]
+            **_typed(GPU_COLUMNS, columns.get(f"process.{number}"), restart), reason=item["reason"]
         )
         for number, item in enumerate(entry["gpus"])
     }
-    return ProcessRows(**_typed(CPU_COLUMNS, columns.get("process")), gpus=gpus, reason=entry["reason"])
+    return ProcessRows(
+        **_typed(CPU_COLUMNS, columns.get("process"), restart), gpus=gpus, reason=entry["reason"]
+    )
 
 
-def _typed(typecodes: Mapping[str, str], columns: list[NDArray[Any]] | None) -> dict[str, Any]:
+def _typed(
+    typecodes: Mapping[str, str], columns: list[NDArray[Any]] | None, restart: Restart
+) -> dict[str, Any]:
     if columns is None:
         return {name: array(typecode) for name, typecode in typecodes.items()}
+    first = restart.first_row(columns[0], READINGS_BEFORE)
     return {
-        name: streams.typed(typecode, column)
+        name: streams.typed(typecode, column[first:])
         for (name, typecode), column in zip(typecodes.items(), columns, strict=True)
     }

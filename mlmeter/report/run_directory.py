@@ -46,13 +46,14 @@ def write_run_directory(recording: Recording, directory: Path, *, journalled: bo
         json.dump(_manifest(recording), file, indent=1, allow_nan=False, default=str)
 
 
-def read_run_directory(path: str | os.PathLike[str]) -> Recording:
+def read_run_directory(path: str | os.PathLike[str], *, everything: bool = False) -> Recording:
     """Read what `write_run_directory` wrote, or what a killed program has left.
 
     All that is needed is the journal: manifest and tables are made from it.
 
     Args:
         path: the run directory, its manifest or its journal.
+        everything: read what a long session has told as sums, too.
 
     Raises:
         RunFileError: the journal is missing, damaged or of a newer version.
@@ -60,7 +61,7 @@ def read_run_directory(path: str | os.PathLike[str]) -> Recording:
     directory = Path(path)
     if directory.name in (MANIFEST, JOURNAL):
         directory = directory.parent
-    return read_journal(directory / JOURNAL)
+    return read_journal(directory / JOURNAL, everything=everything)
 
 
 def _manifest(recording: Recording) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from mlmeter import window_log
 from mlmeter.chapters.closing import Limits
 from mlmeter.energy.counters import MOST_REMARKS, Remark, Remarks
 from mlmeter.energy.thinning import MOST_SAMPLES, step_seconds, thinned
+from mlmeter.errors import RunFileError
+from mlmeter.journal.encoding import Decoder
 from mlmeter.meter import EnergyMeter
+from mlmeter.recording import TABLES
 from mlmeter.sampling.sampler import Sampler
-from mlmeter.session import load
+from mlmeter.session import load, recover
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 from mlmeter.window_log import WindowLog
 from tests.chapters.sessions import LARGE, SMALL, Machine, both, metered, steps
@@ -190,7 +193,7 @@ def test_the_journal_of_a_session_with_chapters_has_all_of_it(tmp_path: Path) ->
     meter = metered(steps(3, 220, step), SMALL, output_dir=tmp_path)
     assert meter.session.recording.chapters
     assert meter.run_directory is not None
-    again = load(meter.run_directory)
+    again = load(meter.run_directory, everything=True)
     assert not again.recording.chapters
     whole = metered(steps(3, 220, step), LARGE).session
     assert len(again.recording.windows) == len(whole.recording.windows)
@@ -202,6 +205,62 @@ def test_the_journal_of_a_session_with_chapters_has_all_of_it(tmp_path: Path) ->
             [row["energy_joules"] for row in theirs], rel=1e-9
         )
         assert [row["windows"] for row in mine] == [row["windows"] for row in theirs]
+
+
+def test_the_journal_of_a_session_with_chapters_is_read_from_the_last_one_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables are those of the session; what the sums hold already is not even decoded."""
+    monkeypatch.setattr("mlmeter.journal.file.MERGED_BATCHES", 3)
+    taken: list[int] = []
+    take = Decoder.take
+
+    def counted(decoder: Decoder, blob: bytes) -> int:
+        taken.append(1)
+        return take(decoder, blob)
+
+    monkeypatch.setattr(Decoder, "take", counted)
+    meter = metered(steps(3, 220, step), SMALL, output_dir=tmp_path)
+    assert meter.run_directory is not None
+    again = load(meter.run_directory)
+    read = len(taken)
+    assert again.recording.chapters
+    for table in TABLES:
+        assert again.records(table) == meter.session.records(table), table
+    load(meter.run_directory, everything=True)
+    assert read < (len(taken) - read) / 2
+
+
+def test_a_killed_session_with_chapters_is_recovered(tmp_path: Path) -> None:
+    """From the sums of its past and the readings since."""
+
+    def program(meter: EnergyMeter, machine: Machine) -> None:
+        steps(3, 220, step)(meter, machine)
+        shutil.copytree(next((tmp_path / "runs").iterdir()), tmp_path / "killed")
+
+    whole = metered(program, SMALL, output_dir=tmp_path / "runs").session
+    killed = recover(tmp_path / "killed")
+    assert killed.recording.chapters
+    assert whole.duration_seconds - killed.duration_seconds < 2
+    mine, theirs = (session.recording.chapters[0] for session in (killed, whole))
+    assert mine.end_ns <= theirs.end_ns
+    names = {row["name"]: row["windows"] for row in killed.records("window_names")}
+    assert names["step"] >= 170
+
+
+def test_a_journal_that_becomes_too_large_drops_its_oldest_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sums stay; who wants everything is told that it is not there."""
+    monkeypatch.setattr("mlmeter.journal.file.MERGED_BATCHES", 3)
+    monkeypatch.setattr("mlmeter.journal.live_journal.MOST_BYTES", 10_000)
+    meter = metered(steps(3, 220, step), SMALL, output_dir=tmp_path)
+    assert meter.run_directory is not None
+    again = load(meter.run_directory)
+    assert again.records("phases") == meter.session.records("phases")
+    assert any("oldest readings are dropped" in event["message"] for event in again.records("events"))
+    with pytest.raises(RunFileError, match="batch"):
+        load(meter.run_directory, everything=True)
 
 
 def test_the_page_of_a_session_with_chapters_can_be_made(tmp_path: Path) -> None:
