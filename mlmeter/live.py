@@ -32,6 +32,7 @@ from mlmeter.session import Session
 from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
+    from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.counters import Rows
     from mlmeter.journal.live_journal import LiveJournal
     from mlmeter.windows import DeviceEdges, Window
@@ -169,7 +170,6 @@ class LiveSession:
 
     def _begin_journal(self, output_dir: Path) -> None:
         from mlmeter.journal.live_journal import LiveJournal
-        from mlmeter.journal.past import Past
         from mlmeter.journal.progress import SessionParts
 
         parts = SessionParts(
@@ -183,13 +183,20 @@ class LiveSession:
             events=lambda: (*self._log.events, *self._source_events(self.now_ns())),
             as_metered=self._as_metered,
         )
-        self._journal = journal = LiveJournal(
+        self._journal = LiveJournal(
             output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
         )
         if self.chapters is not None:
-            self.chapters.on_forget = lambda past, held_ns: journal.forgotten(
-                Past(past, held_ns, self.log.ended_until(past.end_ns))
-            )
+            self.chapters.on_forget = self._note_past
+
+    def _note_past(self, chapter: Chapter, held_ns: int) -> None:
+        """Hand the journal the sums of what is no longer in memory."""
+        from mlmeter.journal.past import Past
+
+        spared = self.log.ended_until(chapter.end_ns)
+        oldest_ns = self._sampler.oldest_ns(self._sources, held_ns - 10 * (chapter.end_ns - held_ns))
+        if self._journal is not None:
+            self._journal.forgotten(Past(chapter, held_ns, min(oldest_ns, held_ns), spared))
 
     def stop(self, *, settle: bool = True) -> None:
         """End the session; harmless when it has ended or never began.

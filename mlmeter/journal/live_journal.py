@@ -138,7 +138,7 @@ class LiveJournal:
         entries, parts, written = news(self._parts, self._written, now_ns)
         past = None if self._past_written else self._past
         if past is not None:
-            entries += past.entries(self._boundary_before(past.held_ns))
+            entries += past.entries(self._boundary_before(past.oldest_ns))
         self._file.write(entries, parts)
         self._written = written
         if self._file.boundary.number != self._boundaries[-1][1].number:
@@ -160,7 +160,7 @@ class LiveJournal:
         entries, parts, _ = news(self._parts, written, now_ns)
         parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
         if self._past is not None and not self._past_written:
-            entries += self._past.entries(self._boundary_before(self._past.held_ns))
+            entries += self._past.entries(self._boundary_before(self._past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.
         file.write([*entries, *last_entries(recording)], parts)
 

@@ -24,7 +24,8 @@ class Past:
 
     Attributes:
         chapter: the sums.
-        held_ns: since when readings are still in memory.
+        held_ns: since when readings count.
+        oldest_ns: time of the oldest that is needed beside these.
         spared: windows that ended in the past, but in which later ones were opened, as rows of the
             columns of `WindowRecords`.
         json: the chapter as it is written; None before `in_json`.
@@ -32,6 +33,7 @@ class Past:
 
     chapter: Chapter
     held_ns: int
+    oldest_ns: int
     spared: Sequence[Sequence[int]]
     json: Json | None = None
 

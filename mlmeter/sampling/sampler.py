@@ -221,6 +221,12 @@ class Sampler:
             columns = [rows.columns for source in sources for rows in source.rows]
             return [item.mark_at(time_ns, rows_before) for item in columns]
 
+    def oldest_ns(self, sources: Sequence[Source], least_ns: int) -> int:
+        """Return when the oldest row in memory was read; not before some time, for one that is lost."""
+        with self._lock:
+            columns = [rows.columns for source in sources for rows in source.rows]
+            return max(least_ns, min((item.before_ns[0] for item in columns if item), default=least_ns))
+
     def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
         """Return what has been read of every domain since the marks, one for each."""
         with self._lock:
