@@ -29,7 +29,9 @@ SCHEMA = (
 Entry = tuple[str, int, Any]
 # Small batches are written again as a large one, which takes less space and is read faster.
 MERGED_BATCHES = 128
-MERGED_NUMBERS = 500_000
+MERGED_NUMBERS = 100_000
+# A larger batch is packed at once: what comes late is written when a disk has just got room again.
+MOST_PLAIN = 10_000
 # Of a file that has become too large, one part in so many goes at a time.
 SHRINK_PARTS = 8
 
@@ -166,8 +168,9 @@ class JournalFile:
         insert = "INSERT INTO batches VALUES (?, ?)"
         for batch in _batches(parts):
             batches = [*tail.batches, batch]
-            numbers = tail.numbers + sum(part.size for part in batch)
-            if len(batches) < most and numbers < MERGED_NUMBERS:
+            size = sum(part.size for part in batch)
+            numbers = tail.numbers + size
+            if len(batches) < most and size < MOST_PLAIN and numbers < MERGED_NUMBERS:
                 tail = tail._replace(batches=batches, numbers=numbers)
                 self._connection.execute(insert, (tail.first + len(batches), plain(batch)))
                 continue
