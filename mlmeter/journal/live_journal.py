@@ -79,7 +79,7 @@ class LiveJournal:
             self._due_ns = now_ns + PERIOD_NS
             self._write(now_ns)
             self._retry_ns = FIRST_RETRY_NS
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._due_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)
             self._tell(error)
@@ -111,7 +111,7 @@ class LiveJournal:
                     return True
             finally:
                 file.close()
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
         finally:
             self._lock.release()

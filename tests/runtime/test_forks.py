@@ -361,10 +361,10 @@ live_journal.LONGEST_WAIT_AT_FORK_SECONDS = 60
 write = live_journal.JournalFile.write
 inside = threading.Event()
 
-def slow_write(self, *arguments):
+def slow_write(self, *arguments, **more):
     inside.set()
     threading.Event().wait(0.05)
-    write(self, *arguments)
+    write(self, *arguments, **more)
     inside.clear()
 
 live_journal.JournalFile.write = slow_write
