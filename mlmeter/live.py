@@ -8,7 +8,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe
 from mlmeter.chapters.closing import Chapters, Held
 from mlmeter.device_time.session import SessionDevices
-from mlmeter.errors import ArgumentError, EstimateWarning, NothingMeteredWarning, StateWarning
+from mlmeter.errors import StateWarning
 from mlmeter.event_log import EventLog
 from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
@@ -29,6 +29,8 @@ from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
 from mlmeter.sampling.sources import POOL, ROWS_BEFORE, Source
 from mlmeter.session import Session
+from mlmeter.settling import Settling
+from mlmeter.source_remarks import remark_sources, slow_remarks
 from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
@@ -37,16 +39,8 @@ if TYPE_CHECKING:
     from mlmeter.journal.live_journal import LiveJournal
     from mlmeter.windows import DeviceEdges, Window
 
-# How long the end of a session may wait for the slowest counter to show it.
-SETTLE_PERIODS = 2
 # How much of the past the result of one window takes into account.
 CONTEXT_PERIODS = 100
-LONGEST_SETTLE_SECONDS = 0.25
-LONGEST_TIMEOUT_SECONDS = 3600.0
-# How long `result` waits for a device that has not finished a window, unless told otherwise.
-LONGEST_DEVICE_SECONDS = 60.0
-SETTLE_STEPS = 20
-
 # Longest time between two ticks of a session that is written while it runs.
 JOURNAL_SECONDS = 0.5
 FORKED = "this process was forked from the one that is metered, whose session has its energy"
@@ -106,6 +100,7 @@ class LiveSession:
         self._lock = threading.RLock()
         self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
+        self._settling = self._new_settling()
         self._unavailable: tuple[Unavailable, ...] = ()
         self._opened_ns = self._start_ns = self._start_wall_ns = 0
         self._run_id = ""
@@ -154,6 +149,7 @@ class LiveSession:
                 clock, times, self._sources, self._period_seconds, self._note_process
             )
             self._processes.tick(edge=True)
+        self._settling = self._new_settling()
         self._start_wall_ns = clock.wall_ns()
         self._run_id = _run_id(self._name, self._start_wall_ns)
         self._note_states("start")
@@ -163,7 +159,12 @@ class LiveSession:
         self.device = self._devices.edges
         self.chapters = self._new_chapters()
         self.running = True
-        self._report_sources(found.notes)
+        slow = (
+            []
+            if self._subscription is None
+            else slow_remarks(self._sources, self._subscription.period_seconds)
+        )
+        remark_sources(self._log, self._sources, self._unavailable, (*found.notes, *slow))
         self._take_baseline()
         if self._output_dir is not None:
             self._begin_journal(self._output_dir)
@@ -225,7 +226,7 @@ class LiveSession:
             self._processes.tick(edge=True)
         self._sampler.tick()
         if settle:
-            self._settle(end_ns)
+            self._settling.settle(end_ns)
         self._devices.end()
         self.device = None
         self._report_finished(final=True)
@@ -290,37 +291,10 @@ class LiveSession:
 
     def final_window_energy(self, window: Window, kind: str | None, timeout_seconds: float | None) -> Energy:
         """Return the energy of a window once its end is known to the counters."""
-        if timeout_seconds is None:
-            self._wait_until(lambda: self._device_end_ns(window) is not None, LONGEST_DEVICE_SECONDS)
-            timeout_seconds = SETTLE_PERIODS * self._slowest_period() + 2 * self._period_seconds
-        else:
-            _check_timeout(timeout_seconds)
-        self._wait_until(lambda: self._is_shown(window), timeout_seconds)
+        shown = self._settling.wait_for(window, self._period_seconds, timeout_seconds)
         # The power of short windows is told by many of them, and by nothing that is not shown yet.
-        context_seconds = CONTEXT_PERIODS * self._slowest_period() if self._is_shown(window) else 0.0
+        context_seconds = CONTEXT_PERIODS * self._settling.slowest_seconds if shown else 0.0
         return self.window_energy(window, kind, context_seconds=context_seconds)
-
-    def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
-        """Read the counters from time to time until a condition holds, or the session or the time is over."""
-        clock, waiter = self._sampler.clock, threading.Event()
-        deadline_ns = clock.now_ns() + round(timeout_seconds * 1e9)
-        step_seconds = max(self._slowest_period() / SETTLE_STEPS, 0.001)
-        while self.running and not condition() and clock.now_ns() < deadline_ns:
-            clock.wait(waiter, step_seconds)
-            self._sampler.tick()
-
-    def _is_shown(self, window: Window) -> bool:
-        """Whether the counters have shown the end of a window, on the device too."""
-        device_end_ns = self._device_end_ns(window)
-        if device_end_ns is None:
-            return False
-        if self._processes is not None and self._processes.waits_for(window.end_ns):
-            return False
-        return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
-
-    def _device_end_ns(self, window: Window) -> int | None:
-        """Return when the device had done a window's work, 0 if that is not known; None if it has not."""
-        return self._devices.end_ns(window.end_mark)
 
     def _look_at_devices(self) -> None:
         self._devices.look()
@@ -331,20 +305,8 @@ class LiveSession:
     def _note_process(self, text: str) -> None:
         self.remark("process", text)
 
-    def _report_sources(self, notes: Sequence[str]) -> None:
-        """Say what is estimated or missing: as events, and in one warning."""
-        for note in (*notes, *self._slow_sources()):
-            self.remark("note", note)
-        for missing in self._unavailable:
-            self.remark("unavailable", f"{missing.source}: {missing.reason}")
-        domains = self._domains()
-        estimated = [domain.name for domain in domains if domain.provenance is Provenance.ESTIMATED]
-        if not domains:
-            text = "no energy can be read on this machine: the session has times only; see `mlmeter doctor`"
-            self._log.warn("unavailable", text, NothingMeteredWarning)
-        elif estimated:
-            text = f"{', '.join(estimated)}: estimated from load, not measured; see `mlmeter doctor`"
-            self._log.warn("estimate", text, EstimateWarning)
+    def _new_settling(self) -> Settling:
+        return Settling(self._sampler, self._sources, self._devices, self._processes, lambda: self.running)
 
     def _new_chapters(self) -> Chapters | None:
         """Return what keeps the memory of a long session within limits."""
@@ -376,28 +338,8 @@ class LiveSession:
             for name, state in source.device_states().items():
                 self._states.setdefault(name, {})[when] = state
 
-    def _slow_sources(self) -> list[str]:
-        """Say of which sources the calls are so slow that they are read less often than asked for."""
-        if self._subscription is None:
-            return []
-        period_ns = round(self._subscription.period_seconds * 1e9)
-        return [text for source in self._sources if (text := source.slow_remark(period_ns)) is not None]
-
     def _domains(self) -> list[Domain]:
         return [domain for source in self._sources for domain in source.domains]
-
-    def _slowest_period(self) -> float:
-        return max((domain.update_period_seconds for domain in self._domains()), default=0.0)
-
-    def _settle(self, end_ns: int) -> None:
-        """Wait, but not long, until slow counters have shown the end."""
-        sampler, clock = self._sampler, self._sampler.clock
-        slowest = self._slowest_period()
-        deadline_ns = end_ns + round(min(SETTLE_PERIODS * slowest, LONGEST_SETTLE_SECONDS) * 1e9)
-        waiter = threading.Event()
-        while not sampler.refreshed_since(self._sources, end_ns) and clock.now_ns() < deadline_ns:
-            clock.wait(waiter, slowest / SETTLE_STEPS)
-            sampler.tick()
 
     def _on_tick(self) -> bool:
         """Put closed windows away; return whether any has opened or closed since the last call."""
@@ -424,7 +366,7 @@ class LiveSession:
         try:
             while self.finished:
                 window = self.finished[0]
-                if not final and not self._is_shown(window):
+                if not final and not self._settling.is_shown(window):
                     break
                 self.finished.popleft()
                 self._on_window(window)
@@ -505,14 +447,8 @@ class LiveSession:
         self.edge = self.device = self._processes = self.finished = self._subscription = None
         # Another thread of the parent may have been changing them: half changed is how they would stay.
         self.log, self._sources, self._checks = WindowLog(), (), CrossChecks(self._sampler)
+        self._settling = self._new_settling()
         self._unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
-
-
-def _check_timeout(timeout_seconds: object) -> None:
-    number = isinstance(timeout_seconds, (int, float)) and not isinstance(timeout_seconds, bool)
-    if not number or not 0 <= timeout_seconds <= LONGEST_TIMEOUT_SECONDS:  # type: ignore[operator]
-        accepted = f"a number from 0 to {LONGEST_TIMEOUT_SECONDS:.0f}, or None"
-        raise ArgumentError(f"timeout_seconds={timeout_seconds!r}: expected {accepted}")
 
 
 def _as_derived(domain: Domain, rows: Rows, start_ns: int) -> Domain:

@@ -316,7 +316,7 @@ with meter() as meter, meter.training("step"):
 
 
 @pytest.mark.parametrize(
-    "step", ["_settle", "_report_finished", "_note_states", "_recording"], ids=lambda step: step.strip("_")
+    "step", ["_end", "_report_finished", "_note_states", "_recording"], ids=lambda step: step.strip("_")
 )
 def test_ctrl_c_while_the_session_ends(tmp_path: Path, step: str) -> None:
     """What Ctrl-C interrupts in `stop` is done at exit: nothing is lost, nothing twice."""
