@@ -17,12 +17,9 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mlmeter.clock import Clock, MonotonicClock
-from mlmeter.energy.counters import Remark, Rows
-from mlmeter.energy.row_columns import RowCopy, RowMark
-from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
@@ -30,6 +27,7 @@ from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
 from mlmeter.sampling.refresh_lock import NEVER_NS
+from mlmeter.sampling.row_access import RowAccess
 from mlmeter.sampling.source_threads import SourceThreads
 from mlmeter.sampling.sources import POOL, Source
 
@@ -57,25 +55,6 @@ class Cost:
     polls: Mapping[str, int]
 
 
-class RowNews(NamedTuple):
-    """New rows of one domain.
-
-    Attributes:
-        rows: what is new.
-        back: how many of the rows copied before are not valid any more.
-        mark: of who has copied these.
-        last_ns: when the domain was read last, None if never; readings: how often it was.
-        content: differs from before if what is known beside the rows has changed in a way that matters.
-    """
-
-    rows: RowCopy
-    back: int
-    mark: RowMark
-    last_ns: int | None
-    readings: int
-    content: tuple[object, ...]
-
-
 class Subscription:
     """A meter's hold on the sampler; made by `Sampler.subscribe`.
 
@@ -97,7 +76,7 @@ class Subscription:
         self.on_tick = on_tick
 
 
-class Sampler:
+class Sampler(RowAccess):
     """Reads sources at a period and at window edges.
 
     Everything that the thread does is in `tick`, `poll` and `locate`, which tests call directly.
@@ -211,69 +190,6 @@ class Sampler:
         if thread is not None and thread is not threading.current_thread():
             # A read may hang in a driver: the daemon thread is then left behind, not waited for.
             thread.join(timeout=1.0)
-
-    def snapshot(self, sources: Sequence[Source]) -> list[tuple[Domain, Rows]]:
-        """Return the rows of `sources` with everything read so far."""
-        with self._lock:
-            self._drain()
-            return [pair for source in sources for pair in source.snapshot()]
-
-    def marks_at(self, sources: Sequence[Source], time_ns: int, rows_before: int) -> list[RowMark]:
-        """Return, of every domain, the mark of who wants the rows since `time_ns` and some before."""
-        with self._lock:
-            columns = [rows.columns for source in sources for rows in source.rows]
-            return [item.mark_at(time_ns, rows_before) for item in columns]
-
-    def oldest_ns(self, sources: Sequence[Source], least_ns: int) -> int:
-        """Return when the oldest row in memory was read; not before some time, for one that is lost."""
-        with self._lock:
-            columns = [rows.columns for source in sources for rows in source.rows]
-            return max(least_ns, min((item.before_ns[0] for item in columns if item), default=least_ns))
-
-    def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
-        """Return what has been read of every domain since the marks, one for each."""
-        with self._lock:
-            self._reads.drain()
-            domains = ((source, position) for source in sources for position in range(len(source.rows)))
-            return [
-                _news(source, position, mark) for (source, position), mark in zip(domains, marks, strict=True)
-            ]
-
-    def state(self, sources: Sequence[Source], number: int) -> tuple[Domain, Rows]:
-        """Return a domain, by its number among all, and what is known of it beside its rows."""
-        with self._lock:
-            for source in sources:
-                if number < len(source.rows):
-                    rows = source.rows[number]
-                    state = rows.snapshot(rows.columns.end)
-                    return source.domains[number], state._replace(
-                        period_seconds=source.period_seconds(number)
-                    )
-                number -= len(source.rows)
-        raise IndexError(number)
-
-    def remarks(self, sources: Sequence[Source]) -> list[tuple[str | None, Remark]]:
-        """Return what has been remarked about the domains of `sources`, with their names, and the clocks."""
-        with self._lock:
-            changes = self.clock_changes.changes
-            return [(None, remark) for change in changes for remark in change.remarks()] + [
-                (domain.name, remark)
-                for source in sources
-                for domain, rows in zip(source.domains, source.rows, strict=True)
-                for remark in list(rows.remarks)
-            ]
-
-    def refreshed_since(self, sources: Sequence[Source], time_ns: int) -> bool:
-        """Return whether every domain that works has shown what it counted up to `time_ns`."""
-        with self._lock:
-            self._drain()
-            return all(rows.refreshed_since(time_ns) for source in sources for rows in source.rows)
-
-    def close_rows(self, sources: Sequence[Source], end_ns: int) -> None:
-        """Book what could not be read up to the end of a session as gaps; say what was never read."""
-        with self._lock:
-            for source in sources:
-                source.close_rows(end_ns)
 
     def forget(self, subscription: Subscription, time_ns: int) -> None:
         """Forget what was read before a time, so far as no other meter needs it."""
@@ -493,14 +409,6 @@ class Sampler:
         # An observer may have forked on the sampler's thread, which ends with the observer.
         self._generation += 1
         self._arrange()
-
-
-def _news(source: Source, position: int, mark: RowMark) -> RowNews:
-    rows = source.rows[position]
-    columns = rows.columns
-    start, new = columns.news(mark)
-    content = (*rows.content, source.period_seconds(position))
-    return RowNews(columns.since(start), max(0, mark.end - start), new, rows.last_ns, rows.readings, content)
 
 
 _shared: Sampler | None = None
