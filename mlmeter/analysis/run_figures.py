@@ -121,9 +121,10 @@ def run_figures(recording: Recording) -> RunFigures:
 
 
 def _energies(recording: Recording) -> Iterator[tuple[Key, Figure]]:
+    from mlmeter.chapters.whole import results
     from mlmeter.energy.columns import energy_value
 
-    total = energy_value(recording.resolution.total(TOTAL), SESSION_ROW)
+    total = energy_value(results(recording).total(TOTAL), SESSION_ROW)
     yield (SESSION, RUN), Figure.of_energy(total)
     for phase, energy, _ in phase_energies(recording):
         yield (phase, RUN), energy
