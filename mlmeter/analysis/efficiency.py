@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlmeter.analysis.curve import P95_PERCENT, PEAK_PERCENT, PowerCurve
 from mlmeter.analysis.phase_energies import Metered, phases_of
-from mlmeter.analysis.work_done import WINDOWS, Work, units_counted, work_by_window
+from mlmeter.analysis.work_done import Work, units_counted, work_by_window
 from mlmeter.recording import Recording
 from mlmeter.units import JOULES_PER_WATT_HOUR
+from mlmeter.work import WINDOWS
 
 if TYPE_CHECKING:
     import pandas as pd

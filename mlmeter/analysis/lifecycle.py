@@ -19,11 +19,11 @@ from mlmeter.analysis.phase_energies import (
     recordings_of,
 )
 from mlmeter.analysis.ratio import ratio, share_of
-from mlmeter.analysis.work_done import WINDOWS, Work, merged, units_counted, work_by_window
+from mlmeter.analysis.work_done import Work, merged, units_counted, work_by_window
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Provenance
 from mlmeter.recording import Recording
-from mlmeter.work import check_counts
+from mlmeter.work import WINDOWS, check_counts
 
 if TYPE_CHECKING:
     import pandas as pd

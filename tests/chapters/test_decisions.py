@@ -5,18 +5,27 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlmeter.analysis.efficiency import efficiency_records
+from mlmeter.analysis.run_figures import run_figures
 from mlmeter.budget import EnergyBudget
 from mlmeter.impact import IntensitySeries, impact_factors
 from mlmeter.meter import EnergyMeter
-from mlmeter.session import Session
+from mlmeter.session import Session, load
 from tests.chapters.sessions import LARGE, SMALL, Machine, both, metered, steps
 
 # Sums of some hundred numbers in another order.
 ROUNDING = 1e-9
+# Of a session with chapters: bounds of chapters add up, and the curve of the past is thinned.
+OTHERWISE = (
+    *(f"{end}_joules" for end in ("low", "high")),
+    *(f"joules_each_{end}" for end in ("low", "high")),
+    *("p95_power_watts", "peak_power_watts", "power_bin_seconds", "resolved"),
+)
 
 
 def labelled(meter: EnergyMeter, number: int) -> AbstractContextManager[Any]:
@@ -33,7 +42,7 @@ def sessions() -> tuple[Session, Session]:
 
 
 def approximately(known: Any) -> Any:
-    return known if known is None else pytest.approx(known, rel=ROUNDING, abs=1e-9)
+    return pytest.approx(known, rel=ROUNDING, abs=1e-9) if isinstance(known, float) else known
 
 
 def test_impact_is_that_of_the_whole_session() -> None:
@@ -87,3 +96,92 @@ def test_a_budget_counts_the_past() -> None:
     seen.append(metered(program, LARGE).session.total().energy_joules)
     assert seen[0] == approximately(seen[1])
     assert seen[0] == pytest.approx(seen[-1], rel=1e-3)
+
+
+def assert_same_work(short: Session, whole: Session) -> None:
+    """Energy, counts, scatter and products of all units, by phase and by name."""
+    keys = ("phase", "name", "unit")
+    one, other = (
+        {tuple(row[key] for key in keys): row for row in efficiency_records(session.recording)}
+        for session in (short, whole)
+    )
+    assert one.keys() == other.keys()
+    for key, row in one.items():
+        for column, value in row.items():
+            if column not in ("session", *OTHERWISE):
+                assert value == approximately(other[key][column]), (key, column)
+
+
+def test_efficiency_is_that_of_the_whole_session() -> None:
+    """But for peaks of windows that are gone: these are not known."""
+    short, whole = sessions()
+    assert_same_work(short, whole)
+    assert {row["peak_power_watts"] for row in efficiency_records(short.recording)} == {None}
+
+
+def test_life_cycles_are_those_of_the_whole_session() -> None:
+    """Shares, joules per inference with their scatter, break-even."""
+    short, whole = (session.lifecycle(expected_inferences=1e6) for session in sessions())
+    assert {p.phase: p.energy.value for p in short.phases} == {
+        p.phase: approximately(p.energy.value) for p in whole.phases
+    }
+    assert short.serving is not None
+    assert whole.serving is not None
+    assert (short.serving.unit, short.serving.windows) == (whole.serving.unit, whole.serving.windows)
+    for figure in ("energy", "joules_each", "break_even"):
+        assert getattr(short.serving, figure).value == approximately(getattr(whole.serving, figure).value)
+    # Scatter from window to window is all of this interval that matters.
+    assert short.serving.joules_each.low == pytest.approx(whole.serving.joules_each.low, rel=1e-3)
+    assert short.serving.joules_each.high == pytest.approx(whole.serving.joules_each.high, rel=1e-3)
+
+
+def test_what_is_compared_is_that_of_the_whole_session() -> None:
+    short, whole = (run_figures(session.recording).energies for session in sessions())
+    assert short.keys() == whole.keys()
+    for key, figure in short.items():
+        assert figure.value == approximately(whole[key].value), key
+
+
+def test_an_epoch_that_counts_at_its_end_counts_instead_of_its_steps() -> None:
+    """Steps of earlier chapters wait for it; of an epoch that never counts they count themselves."""
+
+    def program(meter: EnergyMeter, machine: Machine) -> None:
+        with meter.training("epoch") as epoch:
+            steps(4, 200, lambda meter, _: meter.training("step", samples=10))(meter, machine)
+            epoch.add(samples=2_000)
+        with meter.training("epoch"):
+            steps(5, 200, lambda meter, _: meter.training("step", samples=10))(meter, machine)
+
+    short, whole = both(program)
+    assert_same_work(short, whole)
+    one, other = (run_figures(session.recording).energies for session in (short, whole))
+    assert one["training", "samples"].value == approximately(other["training", "samples"].value)
+
+
+def evaluated(meter: EnergyMeter, machine: Machine) -> None:
+    """A loss that falls, told by windows that end in the first chapter, and an accuracy told to the end."""
+    with meter.training("run") as run:
+        for number in range(4):
+            with meter.evaluation("evaluation") as window:
+                machine.clock.advance(0.2)
+            window.metric(loss=1.0 / (1 + number))
+        steps(12, 200, labelled)(meter, machine)
+        run.metric(loss=9.0, accuracy=0.5)
+
+
+def test_the_last_value_of_a_metric_is_that_of_the_whole_session() -> None:
+    """By windows in the order of their opening, also of those that are gone."""
+    short, whole = both(evaluated)
+    assert run_figures(short.recording).metrics == run_figures(whole.recording).metrics
+    assert run_figures(short.recording).metrics == {"accuracy": 0.5, "loss": 0.25}
+
+
+def test_the_energy_to_a_target_is_not_told_by_sums(tmp_path: Path) -> None:
+    """The reason says where it is known."""
+    session = metered(evaluated, SMALL, output_dir=tmp_path).session
+    found = session.energy_to("loss", 0.3, falling=True)
+    assert found.value is None
+    assert "everything=True" in found.reason
+    (directory,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    everything = load(directory, everything=True)
+    assert everything.energy_to("loss", 0.3, falling=True).value is not None
