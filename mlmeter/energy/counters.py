@@ -188,7 +188,7 @@ class CounterRows:
         return Rows(
             **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
-            last_ns=self._last.end_ns if self._last is not None else None,
+            last_ns=self.last_ns,
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_mean_watts,
@@ -200,6 +200,16 @@ class CounterRows:
     def cross_check(self) -> BothEnergies | None:
         """What the counter and the power read with it have given so far."""
         return self._check.both
+
+    @property
+    def last_ns(self) -> int | None:
+        """When it was read last; None if never."""
+        return self._last.end_ns if self._last is not None else None
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What differs as soon as something is known beside the rows that changes their meaning."""
+        return len(self._gaps), self._gaps[-1:], self.resets, self._integrated_ns
 
     def _changed(self, last: Reading, reading: Reading) -> None:
         """Book a step: plain, wrapped, or a reset after which the count starts anew."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlmeter.journal.encoding import FAST, MOST_NUMBERS, Ends, Part, encode, merged
+from mlmeter.journal.encoding import MOST_NUMBERS, Ends, Part, merged, packed, plain
 
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
@@ -28,8 +28,10 @@ SCHEMA = (
 # Kind, number and value; a value that is in JSON already is a `Json`.
 Entry = tuple[str, int, Any]
 # Small batches are written again as a large one, which takes less space and is read faster.
-MERGED_BATCHES = 64
-MERGED_NUMBERS = 500_000
+MERGED_BATCHES = 128
+MERGED_NUMBERS = 100_000
+# A larger batch is packed at once: what comes late is written when a disk has just got room again.
+MOST_PLAIN = 10_000
 # Of a file that has become too large, one part in so many goes at a time.
 SHRINK_PARTS = 8
 
@@ -52,14 +54,13 @@ class _Tail(NamedTuple):
 
     Attributes:
         first: number of the batch before them.
-        first_ends: of every stream before them; ends: after them.
+        ends: of every stream before them.
         batches: their parts; numbers: how many there are in them.
     """
 
     first: int
-    first_ends: Ends
-    batches: list[Sequence[Part]]
     ends: Ends
+    batches: list[Sequence[Part]]
     numbers: int
 
 
@@ -81,7 +82,7 @@ class JournalFile:
         self._inode = path.stat().st_ino
         self._path = path
         self._streams: dict[str, tuple[int, str]] = {}
-        self._tail = _Tail(0, {}, [], {}, 0)
+        self._tail = _Tail(0, {}, [], 0)
         try:
             for pragma in (
                 "locking_mode=EXCLUSIVE",
@@ -111,7 +112,7 @@ class JournalFile:
     @property
     def boundary(self) -> Boundary:
         """The end of the last large batch."""
-        return Boundary(self._tail.first, self._tail.first_ends)
+        return Boundary(self._tail.first, self._tail.ends)
 
     def shrink(self, number: int, most_bytes: int) -> bool:
         """Remove the oldest of the batches up to a number if the file is too large; return whether it was.
@@ -130,12 +131,13 @@ class JournalFile:
         self._connection.execute("DELETE FROM batches WHERE number <= ?", (last,))
         return True
 
-    def write(self, entries: Iterable[Entry], parts: dict[str, Part]) -> None:
+    def write(self, entries: Iterable[Entry], parts: dict[str, Part], *, last: bool = False) -> None:
         """Write entries and parts of streams in one transaction.
 
         Args:
             entries: kind, number and value; one of the same kind and number is replaced.
             parts: by name of the stream; their stream numbers are filled in here.
+            last: nothing will be written after it, so that all can be packed.
 
         Raises:
             sqlite3.Error: nothing has been written.
@@ -152,7 +154,7 @@ class JournalFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             _put(connection, [*added, *entries])
-            tail = self._append(numbered)
+            tail = self._append(numbered, 1 if last else MERGED_BATCHES)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -160,23 +162,22 @@ class JournalFile:
             raise
         self._streams, self._tail = streams, tail
 
-    def _append(self, parts: list[Part]) -> _Tail:
-        """Insert parts as batches and return the tail after that."""
+    def _append(self, parts: list[Part], most: int) -> _Tail:
+        """Insert parts as batches and return the tail after that, which has fewer than so many."""
         tail = self._tail
         insert = "INSERT INTO batches VALUES (?, ?)"
         for batch in _batches(parts):
             batches = [*tail.batches, batch]
-            numbers = tail.numbers + sum(part.size for part in batch)
-            if len(batches) < MERGED_BATCHES and numbers < MERGED_NUMBERS:
-                blob, ends = encode(batch, tail.ends, FAST)
-                tail = tail._replace(batches=batches, ends={**tail.ends, **ends}, numbers=numbers)
-                self._connection.execute(insert, (tail.first + len(batches), blob))
+            size = sum(part.size for part in batch)
+            numbers = tail.numbers + size
+            if len(batches) < most and size < MOST_PLAIN and numbers < MERGED_NUMBERS:
+                tail = tail._replace(batches=batches, numbers=numbers)
+                self._connection.execute(insert, (tail.first + len(batches), plain(batch)))
                 continue
-            blob, ends = encode(merged(batches), tail.first_ends)
+            blob, ends = packed(merged(batches), tail.ends)
             self._connection.execute("DELETE FROM batches WHERE number > ?", (tail.first,))
             self._connection.execute(insert, (tail.first + 1, blob))
-            ends = {**tail.first_ends, **ends}
-            tail = _Tail(tail.first + 1, ends, [], ends, 0)
+            tail = _Tail(tail.first + 1, {**tail.ends, **ends}, [], 0)
         return tail
 
     def close(self) -> None:

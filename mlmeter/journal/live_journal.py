@@ -162,7 +162,7 @@ class LiveJournal:
         if self._past is not None and not self._past_written:
             entries += self._past.entries(self._boundary_before(self._past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.
-        file.write([*entries, *last_entries(recording)], parts)
+        file.write([*entries, *last_entries(recording)], parts, last=True)
 
     def _tell(self, error: Exception) -> None:
         text = f"the journal cannot be written ({type(error).__name__}: {error})"

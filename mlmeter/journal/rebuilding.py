@@ -49,7 +49,7 @@ def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
     for number, entry in sorted(entries.get("domain", {}).items()):
         with place(f"entry domain {number} or its rows"):
             # What is known at the end is better than what was known some seconds before.
-            last_reading = None if run.finished else _last_reading(columns, number)
+            last_reading = None if run.finished else _last_reading(columns, number, entry)
             domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading, restart))
     with place("an entry event or unavailable"):
         events = tuple(Event(**event) for event in _listed(entries, "event"))
@@ -87,7 +87,7 @@ def _listed(entries: Entries, kind: str) -> list[Any]:
 def _domain(
     entry: dict[str, Any],
     rows: list[NDArray[Any]] | None,
-    last_reading: tuple[int, int] | None,
+    last_reading: tuple[int | None, int] | None,
     restart: Restart,
 ) -> tuple[Domain, Rows]:
     described = {name: value for name, value in entry.items() if name in Domain.__dataclass_fields__}
@@ -110,13 +110,21 @@ def _domain(
     )
 
 
-def _last_reading(columns: Columns, number: int) -> tuple[int, int] | None:
-    """Return when a domain was read last, and the number of readings then."""
-    if "readings" not in columns:
-        return None
-    domains, last_ns, readings = columns["readings"]
-    mine = (domains == number).nonzero()[0]
-    return (int(last_ns[mine[-1]]), int(readings[mine[-1]])) if len(mine) else None
+def _last_reading(columns: Columns, number: int, entry: Mapping[str, Any]) -> tuple[int | None, int]:
+    """Return when a domain was read last, and how often it was read at least by then."""
+    times, counts = [], [int(entry["readings"])]
+    if entry["last_ns"] is not None:
+        times.append(int(entry["last_ns"]))
+    rows = columns.get(f"rows.{number}")
+    if rows and len(rows[0]):
+        times.append(int(rows[0][-1]))
+    if "readings" in columns:
+        domains, last_ns, readings = columns["readings"]
+        mine = (domains == number).nonzero()[0]
+        if len(mine):
+            times.append(int(last_ns[mine[-1]]))
+            counts.append(int(readings[mine[-1]]))
+    return max(times, default=None), max(counts)
 
 
 def _closed(columns: Columns) -> list[list[int]]:

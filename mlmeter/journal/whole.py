@@ -55,7 +55,7 @@ def write_whole(recording: Recording, path: Path) -> None:
         file = JournalFile(temporary)
         try:
             entries = [*last_entries(recording), *_name_entries(recording), *_chapter_entries(recording)]
-            file.write(entries, _parts(recording))
+            file.write(entries, _parts(recording), last=True)
         finally:
             file.close()
         # The log of the old file would be taken for one of the new.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
-from mlmeter.energy.row_columns import RowMark
+from mlmeter.energy.row_columns import RowCopy, RowMark
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads
@@ -61,16 +61,19 @@ class RowNews(NamedTuple):
     """New rows of one domain.
 
     Attributes:
-        domain: whose.
-        rows: everything that is known of it, but only the new rows.
+        rows: what is new.
         back: how many of the rows copied before are not valid any more.
         mark: of who has copied these.
+        last_ns: when the domain was read last, None if never; readings: how often it was.
+        content: differs from before if what is known beside the rows has changed in a way that matters.
     """
 
-    domain: Domain
-    rows: Rows
+    rows: RowCopy
     back: int
     mark: RowMark
+    last_ns: int | None
+    readings: int
+    content: tuple[object, ...]
 
 
 class Subscription:
@@ -230,17 +233,24 @@ class Sampler:
     def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
         """Return what has been read of every domain since the marks, one for each."""
         with self._lock:
-            self._drain()
-            rest, found = iter(marks), []
+            self._reads.drain()
+            domains = ((source, position) for source in sources for position in range(len(source.rows)))
+            return [
+                _news(source, position, mark) for (source, position), mark in zip(domains, marks, strict=True)
+            ]
+
+    def state(self, sources: Sequence[Source], number: int) -> tuple[Domain, Rows]:
+        """Return a domain, by its number among all, and what is known of it beside its rows."""
+        with self._lock:
             for source in sources:
-                pairs = zip(source.rows, rest, strict=False)
-                mine = [(mark, *rows.columns.news(mark)) for rows, mark in pairs]
-                copies = source.snapshot([start for _, start, _ in mine])
-                found += [
-                    RowNews(domain, rows, max(0, old.end - start), new)
-                    for (domain, rows), (old, start, new) in zip(copies, mine, strict=True)
-                ]
-            return found
+                if number < len(source.rows):
+                    rows = source.rows[number]
+                    state = rows.snapshot(rows.columns.end)
+                    return source.domains[number], state._replace(
+                        period_seconds=source.period_seconds(number)
+                    )
+                number -= len(source.rows)
+        raise IndexError(number)
 
     def remarks(self, sources: Sequence[Source]) -> list[tuple[str | None, Remark]]:
         """Return what has been remarked about the domains of `sources`, with their names, and the clocks."""
@@ -483,6 +493,14 @@ class Sampler:
         # An observer may have forked on the sampler's thread, which ends with the observer.
         self._generation += 1
         self._arrange()
+
+
+def _news(source: Source, position: int, mark: RowMark) -> RowNews:
+    rows = source.rows[position]
+    columns = rows.columns
+    start, new = columns.news(mark)
+    content = (*rows.content, source.period_seconds(position))
+    return RowNews(columns.since(start), max(0, mark.end - start), new, rows.last_ns, rows.readings, content)
 
 
 _shared: Sampler | None = None
