@@ -124,7 +124,8 @@ class Session:
         """Return the energy of one window, children included.
 
         Args:
-            row: position among the windows in order of opening, from 1; 0 is the session.
+            row: position among the windows in order of opening, from 1; 0 is the session. Of a very long
+                session only windows of late have one.
             kind: as for `total`.
 
         Raises:

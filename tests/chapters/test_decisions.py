@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import math
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 from mlmeter.analysis.efficiency import efficiency_records
 from mlmeter.analysis.run_figures import run_figures
+from mlmeter.analysis.work_done import work_by_window
 from mlmeter.budget import EnergyBudget
 from mlmeter.impact import IntensitySeries, impact_factors
 from mlmeter.meter import EnergyMeter
 from mlmeter.session import Session, load
+from mlmeter.work import WINDOWS
 from tests.chapters.sessions import LARGE, SMALL, Machine, both, metered, steps
 
 # Sums of some hundred numbers in another order.
@@ -156,6 +159,54 @@ def test_an_epoch_that_counts_at_its_end_counts_instead_of_its_steps() -> None:
     assert_same_work(short, whole)
     one, other = (run_figures(session.recording).energies for session in (short, whole))
     assert one["training", "samples"].value == approximately(other["training", "samples"].value)
+
+
+def nested(meter: EnergyMeter, machine: Machine) -> None:
+    """Windows of one phase inside each other, some of one name, which count at different depths."""
+
+    def inner(meter: EnergyMeter, number: int) -> AbstractContextManager[Any]:
+        stack = ExitStack()
+        counts = {"samples": 4.0} if number % 3 else {}
+        stack.enter_context(meter.training("step", **counts))
+        if number % 2:
+            stack.enter_context(meter.training("step" if number % 4 == 1 else "part", samples=1, tokens=7))
+        return stack
+
+    task = meter.training("task")
+    task.__enter__()
+    with meter.training("epoch", tokens=5_000):
+        later = meter.training("later", tokens=3, samples=0)
+        later.__enter__()
+        steps(21, 200, inner)(meter, machine)
+    steps(22, 150, inner)(meter, machine)
+    later.__exit__(None, None, None)
+    task.add(samples=9)
+    steps(23, 150, inner)(meter, machine)
+    task.__exit__(None, None, None)
+
+
+def test_work_in_windows_inside_each_other_is_that_of_the_whole_session(tmp_path: Path) -> None:
+    """The outermost one that counts a unit has it; also as the journal tells it."""
+    short, whole = both(nested)
+    assert_same_work(short, whole)
+    meter = metered(nested, SMALL, output_dir=tmp_path)
+    assert meter.run_directory is not None
+    assert_same_work(load(meter.run_directory), whole)
+
+
+def test_work_told_by_slow_counters_agrees_within_its_uncertainty() -> None:
+    """Windows are fitted chapter by chapter; counts and times are the same."""
+    short, whole = both(steps(13, 500, labelled), period_seconds=0.1)
+    for phase in ("training", "inference", "data"):
+        one, other = (work_by_window(session.recording, phase, WINDOWS) for session in (short, whole))
+        assert one.keys() == other.keys()
+        for name, work in one.items():
+            known = other[name]
+            assert (work.windows, work.count) == (known.windows, known.count)
+            assert work.duration_seconds == approximately(known.duration_seconds)
+            if work.energy.resolved and known.energy.resolved:
+                apart = abs((work.energy.value or 0.0) - (known.energy.value or 0.0))
+                assert apart <= math.hypot(work.energy.half_width, known.energy.half_width)
 
 
 def evaluated(meter: EnergyMeter, machine: Machine) -> None:
