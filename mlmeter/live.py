@@ -197,7 +197,9 @@ class LiveSession:
         spared = self.log.ended_until(chapter.end_ns)
         oldest_ns = self._sampler.oldest_ns(self._sources, held_ns - 10 * (chapter.end_ns - held_ns))
         if self._journal is not None:
-            self._journal.forgotten(Past(chapter, held_ns, min(oldest_ns, held_ns), spared))
+            oldest_ns = min(oldest_ns, held_ns)
+            units = self.log.early_units(chapter.end_ns, oldest_ns)
+            self._journal.forgotten(Past(chapter, held_ns, oldest_ns, spared, units))
 
     def stop(self, *, settle: bool = True) -> None:
         """End the session; harmless when it has ended or never began.

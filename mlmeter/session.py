@@ -124,7 +124,8 @@ class Session:
         """Return the energy of one window, children included.
 
         Args:
-            row: position among the windows in order of opening, from 1; 0 is the session.
+            row: position among the windows in order of opening, from 1; 0 is the session. Of a very long
+                session only windows of late have one.
             kind: as for `total`.
 
         Raises:
@@ -205,7 +206,8 @@ class Session:
         """Return energy per unit of work, one row per phase, name of windows and unit.
 
         With Wh per thousand, energy-delay products of a window, and mean, 95th percentile and peak power.
-        The columns are described on the page of tables.
+        The columns are described on the page of tables. Of a very long session the powers over time are
+        not known: `load` with ``everything=True`` tells them.
         """
         from mlmeter.analysis.efficiency import efficiency
 
@@ -218,6 +220,10 @@ class Session:
             metric: what windows recorded, as in ``window.metric(accuracy=0.91)``.
             target: the value to reach.
             falling: True for a metric that is better the lower it is, such as a loss.
+
+        Returns:
+            joules; without a value, and with the reason, where the target was not reached or of a very long
+            session only sums are in memory: `load` with ``everything=True`` tells it.
 
         Raises:
             ArgumentError: no window has the metric.

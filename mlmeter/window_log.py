@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mlmeter.work import is_metric
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -298,6 +300,28 @@ class WindowLog:
         """Return the closed windows in memory that ended up to a time, as rows of the columns."""
         with self._lock:
             return [row for row in zip(*self._columns, strict=True) if row[5] <= time_ns]
+
+    def early_units(self, ended_ns: int, started_ns: int) -> dict[str, list[tuple[int, float]]]:
+        """Return, by unit, numbers of windows and values that were told long ago.
+
+        Args:
+            ended_ns: of windows that ended up to then, all work and metrics.
+            started_ns: of windows that began before, metrics, which are told while a window is open.
+        """
+        with self._lock:
+            ids, starts, ends = (self._columns[column] for column in (0, 4, 5))
+            ended = {number for number, end in zip(ids, ends, strict=True) if end <= ended_ns}
+            began = {number for number, start in zip(ids, starts, strict=True) if start < started_ns}
+            began |= {window.id for window in list(self.open.values()) if window.start_ns < started_ns}
+            found = {
+                name: [
+                    (number, value)
+                    for number, value in zip(*columns, strict=True)
+                    if number in ended or (is_metric(name) and number in began)
+                ]
+                for name, columns in self._units.items()
+            }
+        return {name: pairs for name, pairs in found.items() if pairs}
 
     def forget_before(self, time_ns: int) -> None:
         """Forget windows that ended before a time, but for those that later ones were opened in."""

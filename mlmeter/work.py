@@ -51,6 +51,8 @@ RESERVED_NAMES = frozenset(
 RATE_PREFIX = "joules_per_"
 # Numbers of windows that are no counts, such as an accuracy: kept beside them, never added up.
 METRIC_PREFIX = "metric_"
+# Unit of work of windows as such: each is one.
+WINDOWS = "windows"
 # More than any count of work; an integer above it would not survive the way into a table.
 LARGEST_COUNT = 2**63
 IRREGULAR = {"flops": "flop", "queries": "query", "indices": "index"}

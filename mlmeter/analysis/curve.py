@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.analysis.figure import Figure, unknown, worst
+from mlmeter.chapters.whole import told_by_sums
 from mlmeter.measurement import Provenance
 from mlmeter.recording import Recording
 
@@ -27,8 +28,8 @@ PEAK_PERCENT, P95_PERCENT = 100.0, 95.0
 def energy_until(recording: Recording, seconds: Floats) -> list[Figure]:
     """Return the energy from the start of the session to each of these times.
 
-    Not known where a counted domain was not read, and for a part of the machine, whose power over time
-    nobody knows.
+    Not known where a counted domain was not read, of a session with chapters, and for a part of the machine,
+    whose power over time nobody knows.
     """
     found = _timelines(recording)
     if isinstance(found, str):
@@ -84,6 +85,8 @@ class PowerCurve:
 
 def _timelines(recording: Recording) -> list[tuple[Timeline, Provenance]] | str:
     """Return the counted domains' curves, or why their sum is not known."""
+    if reason := told_by_sums(recording):
+        return reason
     if recording.process is not None:
         return 'with scope="process" the power over time is not known'
     counted = [domain for domain, _ in recording.domains if domain.counted]

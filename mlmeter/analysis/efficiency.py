@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.analysis.curve import P95_PERCENT, PEAK_PERCENT, PowerCurve
-from mlmeter.analysis.phase_energies import Metered
-from mlmeter.analysis.work_done import WINDOWS, Work, units_counted, work_by_window
+from mlmeter.analysis.phase_energies import Metered, phases_of
+from mlmeter.analysis.work_done import Work, units_counted, work_by_window
 from mlmeter.recording import Recording
 from mlmeter.units import JOULES_PER_WATT_HOUR
+from mlmeter.work import WINDOWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def efficiency(session: Metered) -> pd.DataFrame:
 
 
 def _records(recording: Recording, curve: PowerCurve) -> Iterator[dict[str, Any]]:
-    for phase in recording.resolution.phases:
+    for phase in phases_of(recording):
         counted = [unit for unit, count in units_counted(recording, phase).items() if count > 0]
         by_unit = {unit: work_by_window(recording, phase, unit) for unit in counted}
         # Windows that count nothing are worth a row, too: each is one.

@@ -15,14 +15,15 @@ from mlmeter.analysis.phase_energies import (
     energies_by_phase,
     overlaps,
     phase_energies,
+    phases_of,
     recordings_of,
 )
 from mlmeter.analysis.ratio import ratio, share_of
-from mlmeter.analysis.work_done import WINDOWS, Work, merged, units_counted, work_by_window
+from mlmeter.analysis.work_done import Work, merged, units_counted, work_by_window
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Provenance
 from mlmeter.recording import Recording
-from mlmeter.work import check_counts
+from mlmeter.work import WINDOWS, check_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +193,7 @@ def lifecycle(
     served = [
         (recording, phase)
         for recording in chosen
-        for phase in recording.resolution.phases
+        for phase in phases_of(recording)
         if renamed.get(phase, phase) == INFERENCE
     ]
     counted = _unit(served, unit)
@@ -265,7 +266,7 @@ def _check_phases(
     paid_once: Sequence[str],
 ) -> None:
     """Check that names of phases mean something; a life without training may be the second half of one."""
-    there = list(dict.fromkeys(phase for recording in chosen for phase in recording.resolution.phases))
+    there = list(dict.fromkeys(phase for recording in chosen for phase in phases_of(recording)))
     for phase in renamed:
         if phase not in there:
             raise ArgumentError(f"phases={{{phase!r}: ...}}: no such phase; there are {', '.join(there)}")

@@ -64,18 +64,27 @@ def energies_by_phase(
     }
 
 
+def phases_of(recording: Recording) -> tuple[str, ...]:
+    """Return the names of all phases of a session; the base phase first."""
+    from mlmeter.chapters.whole import results
+
+    return results(recording).phases
+
+
 def phase_energies(recording: Recording) -> Iterator[tuple[str, Figure, float]]:
     """Yield phase, joules and seconds of every phase of a session that has time."""
+    from mlmeter.chapters.tables import build_table
+    from mlmeter.chapters.whole import results
     from mlmeter.energy.columns import energy_value
-    from mlmeter.frame.windows import phases_table
 
-    columns = recording.resolution.total("phases")
+    whole = results(recording)
+    columns = whole.total("phases")
     seconds = {
         record["phase"]: float(record["duration_seconds"])
-        for record in phases_table(recording).records()
+        for record in build_table(recording, "phases").records()
         if record["domain"] == TOTAL
     }
-    for row, phase in enumerate(recording.resolution.phases):
+    for row, phase in enumerate(whole.phases):
         if seconds[phase] > 0:
             yield phase, Figure.of_energy(energy_value(columns, row)), seconds[phase]
 

@@ -121,9 +121,10 @@ def run_figures(recording: Recording) -> RunFigures:
 
 
 def _energies(recording: Recording) -> Iterator[tuple[Key, Figure]]:
+    from mlmeter.chapters.whole import results
     from mlmeter.energy.columns import energy_value
 
-    total = energy_value(recording.resolution.total(TOTAL), SESSION_ROW)
+    total = energy_value(results(recording).total(TOTAL), SESSION_ROW)
     yield (SESSION, RUN), Figure.of_energy(total)
     for phase, energy, _ in phase_energies(recording):
         yield (phase, RUN), energy
@@ -134,15 +135,14 @@ def _energies(recording: Recording) -> Iterator[tuple[Key, Figure]]:
 
 
 def _last_metrics(recording: Recording) -> dict[str, float]:
-    import numpy as np
+    from mlmeter.frame.units import last_metrics
 
-    from mlmeter.frame.units import metrics_by_window
-
-    return {
-        name.removeprefix(METRIC_PREFIX): float(column[~np.isnan(column)][-1])
-        for name, column in metrics_by_window(recording).items()
-        if not np.isnan(column).all()
-    }
+    found = last_metrics(recording)
+    for chapter in recording.chapters:
+        for name, (window, value) in chapter.metrics.items():
+            if name not in found or window > found[name][0]:
+                found[name] = window, value
+    return {name.removeprefix(METRIC_PREFIX): value for name, (_, value) in sorted(found.items())}
 
 
 def _temperature(states: Any) -> float | None:

@@ -67,16 +67,21 @@ def crossing(values: Sequence[float], target: float, *, falling: bool) -> tuple[
 def energy_to(session: Metered, metric: str, target: float, *, falling: bool = False) -> Figure:
     """Return the energy from the start of a session until a metric of its windows reached a target.
 
+    Not known of a session with chapters, which keep no metric of single windows.
+
     Raises:
         ArgumentError: no window has the metric.
     """
     import numpy as np
 
     from mlmeter.analysis.curve import energy_until
+    from mlmeter.chapters.whole import told_by_sums
     from mlmeter.energy.windows import hulls
     from mlmeter.frame.units import metrics_by_window
 
     recording = session.recording
+    if reason := told_by_sums(recording):
+        return unknown(reason)
     metrics = metrics_by_window(recording)
     column = metrics.get(f"{METRIC_PREFIX}{metric}")
     if column is None:

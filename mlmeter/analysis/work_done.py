@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlmeter.analysis.figure import Figure, added
 from mlmeter.analysis.student import student_quantile
 from mlmeter.recording import TOTAL, Recording
+from mlmeter.work import WINDOWS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Unit of work of windows that count none: each is one.
-WINDOWS = "windows"
 CONFIDENCE = 0.975
 
 
@@ -60,6 +59,9 @@ def units_counted(recording: Recording, phase: str) -> dict[str, float]:
 
     from mlmeter.frame.units import units_by_window
 
+    if recording.chapters:
+        sums = _sums(recording, phase)
+        return {unit: work.count for (unit, name), work in sums if name is None and unit != WINDOWS}
     rows = _rows_of_phase(recording, phase)
     return {
         unit: float(np.nansum(counts[rows]))
@@ -76,6 +78,9 @@ def work_by_window(recording: Recording, phase: str, unit: str) -> dict[str | No
     """
     import numpy as np
 
+    if recording.chapters:
+        sums = _sums(recording, phase)
+        return {name: work for (counted, name), work in sums if counted == unit and work.count > 0}
     resolution = recording.resolution
     rows, counts = _working_rows(recording, phase, unit)
     if not counts.sum() > 0:
@@ -108,6 +113,31 @@ def pooled_work(parts: Iterable[Work]) -> Work:
         duration_seconds=sum(work.duration_seconds for work in works),
         squares=(joules, mixed, counts),
     )
+
+
+def _sums(recording: Recording, phase: str) -> Iterator[tuple[tuple[str, str | None], Work]]:
+    """Yield the work of a phase of a session with chapters by unit, and by name or None for all windows."""
+    from mlmeter.chapters.whole import WholeSession, results
+    from mlmeter.chapters.work import CALLS, COUNT, LENGTH, SQUARES
+    from mlmeter.energy.columns import energy_value
+
+    whole = results(recording)
+    assert isinstance(whole, WholeSession)
+    pool = whole.work_pool
+    *_, (_, _, columns) = whole.columns(pool)
+    for row, (key_phase, unit, *name) in enumerate(pool.keys):
+        if key_phase == phase:
+            joules, mixed, counts = (float(pool.column(square)[row]) for square in SQUARES)
+            yield (
+                (str(unit), str(name[0]) if name else None),
+                Work(
+                    energy=Figure.of_energy(energy_value(columns, row)),
+                    count=float(pool.column(COUNT)[row]),
+                    windows=int(pool.column(CALLS)[row]),
+                    duration_seconds=float(pool.column(LENGTH)[row]),
+                    squares=(joules, mixed, counts),
+                ),
+            )
 
 
 def _work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mlmeter.bursts import burst_rows, slowest_seconds
 from mlmeter.cached import cached_property
+from mlmeter.chapters.work import Rows, WorkSums
 from mlmeter.dynamic_energy import DynamicEnergy
 from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.pool import Key, Pool, chosen_rows, unread
@@ -17,7 +19,7 @@ from mlmeter.energy.thinning import thinned
 from mlmeter.energy.timeline import max_power_watts
 from mlmeter.frame.sources import overlap_seconds, sample_points
 from mlmeter.frame.table import sum_by
-from mlmeter.frame.units import units_by_window
+from mlmeter.frame.units import last_metrics, units_by_window
 from mlmeter.frame.windows import base_of, inside_same_label, phase_seconds, times_of_windows
 from mlmeter.recording import TOTAL
 
@@ -37,7 +39,7 @@ SESSION: Key = ("session",)
 # Columns of pools; the name of a domain, or of a unit, follows.
 SECONDS, GAPS, LENGTH = "seconds:", "gaps_seconds:", "length:"
 UNITS, UNIT_JOULES = "units:", "unit_joules:"
-EXCLUSIVE, INCLUSIVE, UNITS_WITHIN = "exclusive", "inclusive", "units"
+EXCLUSIVE, INCLUSIVE, UNITS_WITHIN, WORK = "exclusive", "inclusive", "units", "work"
 
 
 def chapter_of(recording: Recording) -> Chapter:
@@ -46,10 +48,15 @@ def chapter_of(recording: Recording) -> Chapter:
     A window counts in the chapter in which it ends, its energy and its time where they are.
     """
     period_seconds = slowest_seconds(recording)
-    parts = [
-        _chapter_of(Pooling(recording.of_one(domain), period_seconds)) for domain, _ in recording.domains
-    ]
-    return reduce(Chapter.beside, parts) if parts else _chapter_of(Pooling(recording, period_seconds))
+    whole = Pooling(recording, period_seconds)
+    sums, parts = whole.work_sums(), []
+    for domain, _ in recording.domains:
+        one = recording.of_one(domain)
+        parts.append(_chapter_of(Pooling(one, period_seconds)))
+        sums.add(one)
+    chapter = reduce(Chapter.beside, parts) if parts else _chapter_of(whole)
+    work, waiting = sums.pools()
+    return replace(chapter, work=work, carried={**chapter.carried, WORK: waiting})
 
 
 def _chapter_of(pooling: Pooling) -> Chapter:
@@ -66,6 +73,7 @@ def _chapter_of(pooling: Pooling) -> Chapter:
         parts=pooling.parts(),
         carried=pooling.carried(),
         samples=pooling.samples(),
+        metrics=last_metrics(pooling.recording),
         events=pooling.resolution.events,
         edges_ns=tuple(edge for edge in beside_ns if edge > middle_ns),
     )
@@ -95,6 +103,21 @@ class Pooling:
         self._ended = np.concatenate(([False], late & (ends <= run.end_ns)))
         self._units = units_by_window(recording)
         self.windows = int(self._ended.sum())
+
+    def work_sums(self) -> WorkSums:
+        """Return what adds up the work of windows, so far of no domain."""
+        keys, number = self._keys_of_labels()
+        label = self.resolution.windows.label
+        rows = Rows(
+            self._ids,
+            self._ended,
+            self._open,
+            # The session, which is no window, has no name.
+            np.where(label >= 0, number[label], -1),
+            keys,
+            self._units,
+        )
+        return WorkSums(self.recording, rows)
 
     def _by_domain(self, spans: str) -> dict[str, Energies]:
         """Return energies of whole spans, of domains that were never read what they can have used."""

@@ -72,6 +72,15 @@ class WholeSession:
         return self.past.bursts.plus(self._pooling.bursts())
 
     @cached_property
+    def work_pool(self) -> Pool:
+        """Work by phase and unit, and by phase, unit and name."""
+        sums = self._pooling.work_sums()
+        sums.add(self._recording.rest)
+        # No window is open any more: nothing waits.
+        work, _ = sums.pools()
+        return self.past.work.plus(work)
+
+    @cached_property
     def part_pools(self) -> dict[str, Pool]:
         """Parts of a process' session, and under ``"total"`` what the tables tell of it."""
         return {
@@ -179,6 +188,16 @@ class WholeSession:
                 unread = energies.high if unread is None else unread + energies.high
         parts = [energy_columns(energies) for energies in chosen]
         return total_columns(parts, len(pool), unread if parts else None, hidden_joules(chosen, len(pool)))
+
+
+def told_by_sums(recording: Recording) -> str:
+    """Return why something is not known of a session with chapters, and where it is; else an empty text."""
+    if not recording.chapters:
+        return ""
+    return (
+        f"of the first {recording.past_seconds:.0f} s only sums are in memory; if the run has a directory, "
+        "mlmeter.load(directory, everything=True) has it all"
+    )
 
 
 def results(recording: Recording) -> Resolution | WholeSession:

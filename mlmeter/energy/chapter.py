@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_EVENTS = 200
 _NUMBERS = ("joules", "low", "high", "covered_seconds", "duration_seconds")
 _SIGMAS = ("sigma_statistical", "sigma_systematic")
+_POOLS = ("session", "phases", "names", "bursts", "work")
 _FLAGS = ("fitted", "told")
 
 
@@ -37,13 +38,15 @@ class Chapter:
         start_ns, end_ns: monotonic nanoseconds.
         windows: how many windows have ended in it.
         session: the energy of the whole machine, one group.
+        work: what tells energy per unit of work, by phase, unit and name.
         parts: of a process, likewise, by name of the part.
         phases: sums of the phases, by phase.
         names, bursts: sums of windows, by name and phase.
         carried: of windows that were open at the end, by number, and of the session, which is number 0:
-            ``"exclusive"`` and ``"inclusive"`` energies since they were opened, and in ``"units"`` work
-            of windows in them that counts only if they do not count it themselves.
+            ``"exclusive"`` and ``"inclusive"`` energies since they were opened, and in ``"units"`` and
+            ``"work"`` work of windows in them that counts only if they do not count it themselves.
         samples: by domain, seconds and joules since the start.
+        metrics: last value of each metric, with the number of its window.
         events: what the fits said.
         edges_ns: edges of windows near the end, for the curve of what follows.
     """
@@ -55,9 +58,11 @@ class Chapter:
     phases: Pool
     names: Pool
     bursts: Pool
+    work: Pool = field(default_factory=Pool)
     parts: Mapping[str, Pool] = field(default_factory=dict)
     carried: Mapping[str, Pool] = field(default_factory=dict)
     samples: Mapping[str, Samples] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     edges_ns: tuple[int, ...] = ()
 
@@ -82,12 +87,14 @@ class Chapter:
             self.phases.plus(later.phases),
             self.names.plus(later.names),
             self.bursts.plus(later.bursts),
+            self.work.plus(later.work),
             {
                 name: self.parts.get(name, Pool()).plus(later.parts.get(name, Pool()))
                 for name in dict.fromkeys((*self.parts, *later.parts))
             },
             later.carried,
             self._samples_with(later),
+            self._metrics_with(later),
             tuple(dict.fromkeys((*self.events, *later.events)))[:MOST_EVENTS],
             later.edges_ns,
         )
@@ -136,10 +143,11 @@ class Chapter:
             "start_ns": self.start_ns,
             "end_ns": self.end_ns,
             "windows": self.windows,
-            **{name: _pool_to_json(getattr(self, name)) for name in ("session", "phases", "names", "bursts")},
+            **{name: _pool_to_json(getattr(self, name)) for name in _POOLS},
             "parts": {name: _pool_to_json(pool) for name, pool in self.parts.items()},
             "carried": {spans: _pool_to_json(pool) for spans, pool in self.carried.items()},
             "samples": {name: [column.tolist() for column in pair] for name, pair in self.samples.items()},
+            "metrics": {name: list(last) for name, last in self.metrics.items()},
             "events": [asdict(event) for event in self.events],
             "edges_ns": list(self.edges_ns),
         }
@@ -162,12 +170,21 @@ class Chapter:
             phases=_pool_from_json(document["phases"]),
             names=_pool_from_json(document["names"]),
             bursts=_pool_from_json(document["bursts"]),
+            work=_pool_from_json(document["work"]),
             parts={str(name): _pool_from_json(pool) for name, pool in document["parts"].items()},
             carried={str(spans): _pool_from_json(pool) for spans, pool in document["carried"].items()},
             samples={str(name): _samples_from_json(pair) for name, pair in document["samples"].items()},
+            metrics={
+                str(name): (int(window), float(value))
+                for name, (window, value) in document["metrics"].items()
+            },
             events=tuple(Event(**event) for event in document["events"]),
             edges_ns=tuple(int(edge) for edge in document["edges_ns"]),
         )
+
+    def _metrics_with(self, later: Chapter) -> dict[str, tuple[int, float]]:
+        both = {**self.metrics, **later.metrics}
+        return {name: max(self.metrics.get(name, last), last, key=_window_of) for name, last in both.items()}
 
     def _samples_with(self, later: Chapter) -> dict[str, Samples]:
         found = {}
@@ -180,6 +197,10 @@ class Chapter:
             seconds, joules = (np.concatenate(column) for column in zip(*pairs, strict=True))
             found[name] = thinned(seconds, joules)
         return found
+
+
+def _window_of(last: tuple[int, float]) -> int:
+    return last[0]
 
 
 def _with_rows(energies: Energies, rows: NDArray[np.int64], new: Energies) -> Energies:

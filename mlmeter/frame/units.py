@@ -47,6 +47,17 @@ def metrics_by_window(recording: Recording) -> dict[str, NDArray[np.float64]]:
     return table
 
 
+def last_metrics(recording: Recording) -> dict[str, tuple[int, float]]:
+    """Last value of each metric, with the number of its window: of those that have it, the last opened."""
+    ids = [0, *recording.windows.ids]
+    found = {}
+    for name, column in metrics_by_window(recording).items():
+        rows = np.flatnonzero(~np.isnan(column))
+        if len(rows):
+            found[name] = ids[rows[-1]], float(column[rows[-1]])
+    return found
+
+
 def units_by_phase(recording: Recording) -> dict[str, NDArray[np.float64]]:
     """Counts of work of each phase; a count that an enclosing window of the phase has too is not added."""
     resolution = recording.resolution

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.chapters.whole import WholeSession, results
 from mlmeter.recording import Recording
 
 if TYPE_CHECKING:
@@ -13,18 +14,48 @@ if TYPE_CHECKING:
 
     from mlmeter.energy.timeline import Timeline
     from mlmeter.energy.windows import Ownership
+    from mlmeter.recording import Resolution
 
 
 def phase_steps(recording: Recording, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return joules of each phase in each step, shape (phases, steps).
 
     They are those of the whole machine and without an interval: weights for what changes with time.
+    Of chapters only the curve of the session is kept: each phase has its share of all of their steps.
 
     Args:
         recording: of the session.
         edges: ascending, in seconds since the start of the session, shape (steps + 1,).
     """
-    resolution = recording.resolution
+    whole = results(recording)
+    if not isinstance(whole, WholeSession):
+        return _phase_steps(recording.resolution, recording, edges)
+    found = _steps_of_past(whole, recording, edges)
+    rest = _phase_steps(whole.rest, recording, edges - recording.past_seconds)
+    for phase, joules in zip(whole.rest.phases, rest, strict=True):
+        found[whole.phases.index(phase)] += joules
+    return found
+
+
+def _steps_of_past(
+    whole: WholeSession, recording: Recording, edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    found = np.zeros((len(whole.phases), len(edges) - 1))
+    past, samples = whole.past, whole.samples()
+    phases = past.phases.placed([(phase,) for phase in whole.phases])
+    for domain, _ in recording.domains:
+        if not domain.counted or domain.name not in samples or domain.name not in phases.energies:
+            continue
+        joules = np.diff(np.interp(np.minimum(edges, past.seconds), *samples[domain.name]))
+        of_phases = phases.energies[domain.name].joules
+        if of_phases.sum() > 0:
+            found += np.outer(of_phases / of_phases.sum(), np.maximum(joules, 0.0))
+    return found
+
+
+def _phase_steps(
+    resolution: Resolution, recording: Recording, edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
     found = np.zeros((len(resolution.phases), len(edges) - 1))
     for domain, _ in recording.domains:
         attribution = resolution.attributions.get(domain.name)

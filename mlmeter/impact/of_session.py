@@ -15,6 +15,7 @@ from mlmeter.impact.result import SESSION, Impact, PhaseImpact, RunFacts
 from mlmeter.impact.series import MARGINAL, ROUNDING_SECONDS, IntensitySeries, Step
 from mlmeter.measurement import COUNTED_KINDS, Energy, Provenance
 from mlmeter.recording import SESSION_ROW, TOTAL, Recording
+from mlmeter.work import is_metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ def impact_of(
         grids, note = _grid_over_time(recording, grid, fallback)
         notes.append(note)
     else:
-        grids = [static_grid(grid)] * (1 + len(recording.resolution.phases))
+        grids = [static_grid(grid)] * (1 + len(_phases(recording)))
     factors = impact_factors(grids[0], pue=pue, price=price, embodied=embodied, water=water)
     whole, phases = _parts(recording, factors, grids[1:])
     name = fallback if grids[0].place and fallback is not None else grid
@@ -59,25 +60,26 @@ def _parts(
     recording: Recording, factors: ImpactFactors, grids: list[Factor]
 ) -> tuple[PhaseImpact, tuple[PhaseImpact, ...]]:
     """Return the impact of the session and of each phase that has any time."""
+    from mlmeter.chapters.tables import build_table
+    from mlmeter.chapters.whole import results
     from mlmeter.energy.columns import energy_value
-    from mlmeter.frame.build import build_table
-    from mlmeter.frame.units import units_by_phase
 
-    resolution = recording.resolution
-    counts = units_by_phase(recording)
+    whole_session = results(recording)
+    names = sorted(unit for unit in whole_session.unit_names if not is_metric(unit))
     rows = [record for record in build_table(recording, "phases").records() if record["domain"] == TOTAL]
-    columns = resolution.total("phases")
+    columns = whole_session.total("phases")
     phases = []
     for number, (record, grid) in enumerate(zip(rows, grids, strict=True)):
-        units = {unit: float(values[number]) for unit, values in counts.items() if values[number] > 0}
+        units = {name: float(record[name]) for name in names if record.get(name, 0.0) > 0}
         seconds = float(record["duration_seconds"])
         if seconds > 0:
             energy = energy_value(columns, number)
             phases.append(
                 PhaseImpact(str(record["phase"]), seconds, energy, replace(factors, grid=grid), units)
             )
-    energy = energy_value(resolution.total(TOTAL), SESSION_ROW)
-    units = {unit: float(values.sum()) for unit, values in counts.items() if values.sum() > 0}
+    energy = energy_value(whole_session.total(TOTAL), SESSION_ROW)
+    counts = {name: sum(float(row[name]) for row in rows if row.get(name, 0.0) > 0) for name in names}
+    units = {name: count for name, count in counts.items() if count > 0}
     whole = PhaseImpact(SESSION, recording.run.duration_seconds, energy, factors, units)
     return whole, tuple(phases)
 
@@ -110,12 +112,17 @@ def _grid_over_time(
     except (ProviderError, ArgumentError) as error:
         if instead is None:
             raise
-        return [instead] * (1 + len(recording.resolution.phases)), f"fallback: {instead}, because {error}"
+        return [instead] * (1 + len(_phases(recording))), f"fallback: {instead}, because {error}"
     steps = series.between(start, end)
     found = _weighted(recording, steps, start)
     note = f"intensity over time: {len(steps)} values of {series.source}, weighted with the power curve"
     if series.estimated:
         note += "; the source calls some of them forecast or estimated"
+    if recording.chapters:
+        note += (
+            f"; of the first {recording.past_seconds:.0f} s only the power of the whole session is kept: "
+            "phases there are weighted with it"
+        )
     return [_mean(series, steps, weights) for weights in found], note
 
 
@@ -183,16 +190,15 @@ def _notes(recording: Recording, factors: ImpactFactors, energy: Energy) -> list
 
 
 def _run_facts(recording: Recording, grid_name: str) -> RunFacts:
-    run = recording.run
-    resolution = recording.resolution
+    from mlmeter.chapters.whole import results
+
+    run, whole = recording.run, results(recording)
     joules: dict[str, float | None] = {}
     models: dict[str, tuple[str, ...]] = {}
     for kind in COUNTED_KINDS:
         domains = [domain for domain, _ in recording.domains if domain.kind == kind and domain.counted]
         models[kind] = tuple(domain.model_name or domain.name for domain in domains)
-        value = (
-            float(resolution.total(TOTAL, kind)["energy_joules"][SESSION_ROW]) if domains else float("nan")
-        )
+        value = float(whole.total(TOTAL, kind)["energy_joules"][SESSION_ROW]) if domains else float("nan")
         joules[kind] = None if value != value else value
     return RunFacts(
         start=datetime.fromtimestamp(run.start_wall_ns * 1e-9, UTC).isoformat(timespec="seconds"),
@@ -202,6 +208,12 @@ def _run_facts(recording: Recording, grid_name: str) -> RunFacts:
         host={name: value for name, value in run.facts.items() if isinstance(value, (str, int))},
         grid_name=grid_name,
     )
+
+
+def _phases(recording: Recording) -> tuple[str, ...]:
+    from mlmeter.chapters.whole import results
+
+    return results(recording).phases
 
 
 def _when(seconds: float) -> str:

@@ -6,7 +6,7 @@ Readings and windows of the past stay in the file, too, but to show the session 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.journal.file import Boundary, Entry, Json, json_text
@@ -28,6 +28,8 @@ class Past:
         oldest_ns: time of the oldest that is needed beside these.
         spared: windows that ended in the past, but in which later ones were opened, as rows of the
             columns of `WindowRecords`.
+        units: by unit, numbers of windows and values: work and metrics of spared windows, and metrics of
+            others that had begun by then; of metrics the last value counts, so being told twice is no harm.
         json: the chapter as it is written; None before `in_json`.
     """
 
@@ -35,6 +37,7 @@ class Past:
     held_ns: int
     oldest_ns: int
     spared: Sequence[Sequence[int]]
+    units: Mapping[str, Sequence[tuple[int, float]]]
     json: Json | None = None
 
     def in_json(self) -> Past:
@@ -52,6 +55,7 @@ class Past:
             "ends": {str(stream): ends for stream, ends in boundary.ends.items()},
             "held_ns": self.held_ns,
             "spared": [list(window) for window in self.spared],
+            "units": {name: [list(pair) for pair in pairs] for name, pairs in self.units.items()},
         }
         return [(CHAPTER, 0, self.json or json_text(self.chapter.to_json())), (RESTART, 0, restart)]
 
@@ -65,7 +69,7 @@ class Restart:
         ends: of the streams after it.
         held_ns: since when readings count.
         past_ns: end of the past, whose windows are in its sums; None without one.
-        spared: as in `Past`.
+        spared, units: as in `Past`.
     """
 
     batch: int = 0
@@ -73,6 +77,7 @@ class Restart:
     held_ns: int = 0
     past_ns: int | None = None
     spared: Sequence[Sequence[int]] = ()
+    units: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, entries: Mapping[str, Mapping[int, Any]]) -> Restart:
@@ -90,6 +95,10 @@ class Restart:
             int(entry["held_ns"]),
             int(entries[CHAPTER][0]["end_ns"]),
             [[int(value) for value in window] for window in entry["spared"]],
+            {
+                str(name): [(int(number), float(value)) for number, value in pairs]
+                for name, pairs in entry["units"].items()
+            },
         )
 
     def first_row(self, times_ns: Any, rows_before: int = ROWS_BEFORE) -> int:

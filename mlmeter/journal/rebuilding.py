@@ -205,9 +205,11 @@ def _of_present(windows: WindowRecords, restart: Restart) -> WindowRecords:
         )
     }
     units: dict[str, tuple[array[int], array[float]]] = {}
-    for name, (ids, counts) in windows.units.items():
-        mine = [position for position, number in enumerate(ids) if number in found]
-        units[name] = array("q", [ids[row] for row in mine]), array("d", [counts[row] for row in mine])
+    for name in dict.fromkeys((*windows.units, *restart.units)):
+        told = zip(*windows.units.get(name, ((), ())), strict=True)
+        # Those of late come last: of metrics they count.
+        pairs = [*restart.units.get(name, ()), *(pair for pair in told if pair[0] in found)]
+        units[name] = array("q", [number for number, _ in pairs]), array("d", [value for _, value in pairs])
     pieces = tuple(piece for piece in windows.pieces if piece[0] in found)
     return replace(windows, **columns, pieces=pieces, units=units)
 

@@ -343,3 +343,37 @@ def test_remarks_of_a_domain_are_bounded() -> None:
         remarks.append(Remark(number, "gap", f"gap {number}"))
     assert len(remarks) == MOST_REMARKS
     assert "not kept" in remarks[-1].message
+
+
+def test_work_and_metrics_that_were_told_chapters_ago_are_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a window that is still open, and of one that has ended but that another one was opened in."""
+    monkeypatch.setattr("mlmeter.journal.file.MERGED_BATCHES", 3)
+    killed: list[Path] = []
+
+    def program(meter: EnergyMeter, machine: Machine) -> None:
+        outer = meter.training("outer", samples=3)
+        outer.__enter__()
+        task = meter.inference("task")
+        task.__enter__()
+        outer.__exit__(None, None, None)
+        outer.add(samples=4)
+        with meter.training("run", samples=1) as run:
+            run.metric(loss=1.0)
+            steps(12, 300, step)(meter, machine)
+            run.metric(accuracy=0.5)
+            advance(meter, 2.0)
+            (directory,) = (tmp_path / "runs").glob("*/")
+            killed.append(Path(shutil.copytree(directory, tmp_path / "killed" / directory.name)))
+        task.__exit__(None, None, None)
+
+    meter = metered(program, SMALL, output_dir=tmp_path / "runs")
+    assert meter.run_directory is not None
+    for session in (meter.session, load(meter.run_directory), load(killed[0])):
+        assert session.recording.chapters
+        rows = {row["name"]: row for row in session.records("windows") if row["scope"] == "inclusive"}
+        assert rows["outer"]["samples"] == 7
+        assert (rows["run"]["samples"], rows["run"]["metric_loss"]) == (1, 1.0)
+        assert rows["run"]["metric_accuracy"] == 0.5
+    assert load(meter.run_directory).records("windows") == meter.session.records("windows")

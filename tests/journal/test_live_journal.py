@@ -65,6 +65,36 @@ def test_killed_run_has_everything_but_the_last_second(
     assert [event["kind"] for event in session.records("events")][-1] == "killed"
 
 
+def test_metrics_and_late_work_of_a_killed_run_are_there(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Of windows that are open and of closed ones; of several values of a metric the last one."""
+    with meter:
+        outer = meter.training("epoch", samples=7)
+        outer.__enter__()
+        with meter.evaluation("evaluation", samples=2) as inner:
+            advance(meter, 1.0)
+        outer.metric(loss=0.5)
+        advance(meter, 1.5)
+        outer.metric(loss=0.25)
+        outer.add(samples=3)
+        inner.add(samples=5, tokens=11)
+        inner.metric(accuracy=0.75)
+        advance(meter, 2.0)
+        session = mlmeter.load(killed(meter, tmp_path))
+        outer.__exit__(None, None, None)
+    rows = {
+        row["name"]: row
+        for row in session.records("windows")
+        if row["domain"] == "fake-0" and row["scope"] == "inclusive"
+    }
+    epoch, evaluation = rows["epoch"], rows["evaluation"]
+    assert epoch["unfinished"]
+    assert (epoch["samples"], epoch["metric_loss"], epoch["metric_accuracy"]) == (10, 0.25, None)
+    assert (evaluation["samples"], evaluation["tokens"]) == (7, 11)
+    assert (evaluation["metric_loss"], evaluation["metric_accuracy"]) == (None, 0.75)
+
+
 def test_recovering_writes_the_files_of_a_run(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
     """Once; later calls only load."""
     with meter, meter.training("epoch"):

@@ -205,6 +205,18 @@ def test_absent_numbers_are_dashes_with_reasons() -> None:
     assert len(page.scripts()) == 1
 
 
+def test_page_of_a_session_with_metrics() -> None:
+    """They are no work: energy per unit of work is told of counts only."""
+    clock = FakeClock()
+    meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock)
+    with meter, meter.training("epoch", samples=50) as epoch:
+        advance(meter, 2.0)
+        epoch.metric(accuracy=0.5)
+    text = words(page_of(meter.session))
+    assert "50 samples" in text
+    assert "accuracy" not in text
+
+
 def test_page_of_a_machine_without_sources() -> None:
     """No domain at all still gives a page, with what was tried."""
     recording = steady().recording

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mlmeter import EnergyBudget, EnergyEarlyStopping, EnergyMeter
 from mlmeter.errors import ArgumentError, BudgetWarning, NothingMeteredWarning
+from mlmeter.impact import impact_factors
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 
 
@@ -90,6 +92,20 @@ def test_limits_of_carbon_and_money(meter: EnergyMeter) -> None:
     assert budget.limit_joules == pytest.approx(20_000)
     assert budget.limit_text == "grams_co2e 2.000"
     assert EnergyBudget(money=0.001, factors=factors).limit_joules == pytest.approx(10_000)
+
+
+def test_factors_of_an_impact_are_those_of_a_budget(meter: EnergyMeter) -> None:
+    """Of a session's impact, and of factors before there is a session."""
+    with meter:
+        advance(meter, 1.0)
+    named: dict[str, Any] = {"pue": 1.5, "price": "0.36 EUR"}
+    for factors in (meter.session.impact(360.0, **named), impact_factors(360.0, **named)):
+        assert EnergyBudget(grams_co2e=1.5, factors=factors).limit_joules == pytest.approx(10_000)
+        assert EnergyBudget(money=0.0015, factors=factors).limit_joules == pytest.approx(10_000)
+    # A range over the world's grids has no best value, and nothing has a price by itself.
+    for limit in ({"grams_co2e": 1.0}, {"money": 1.0}):
+        with pytest.raises(ArgumentError, match="per_joule"):
+            EnergyBudget(**limit, factors=impact_factors())
 
 
 def test_the_energy_is_looked_at_only_when_due(meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from mlmeter.report.page.quantities import (
     power,
     share,
 )
-from mlmeter.work import singular
+from mlmeter.work import is_metric, singular
 
 SESSION = "session"
 MOST_ROWS = 100
@@ -117,9 +117,10 @@ def _phases_by_domain(records: Sequence[Record], sessions: Sequence[Record]) -> 
 def work_table(recording: Recording) -> PageTable | None:
     """Return energy per unit of work of the windows that counted some; None if none did."""
     headline = headline_domain(recording)
+    units = [unit for unit in results(recording).unit_names if not is_metric(unit)]
     found: list[list[Cell]] = []
     for record in _window_names(recording, headline):
-        for unit in recording.windows.units:
+        for unit in units:
             count = record[unit]
             # NaN, where the windows of this name have none of the unit, is not above 0.
             if not count > 0:
