@@ -15,7 +15,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-estimate bench-peers gpu-experiments soak-cycles build clean
+  bench-plots bench-resolving bench-estimate bench-peers gpu-experiments bench-workloads soak-cycles build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -75,6 +75,10 @@ gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GP
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+# The quick form does without PyTorch and pictures.
+bench-workloads: $(READY)-$(if $(findstring --quick,$(BENCH_ARGS)),demo,workloads)  ## study what saves energy, on real data
+	@$(BIN)/python -m benchmarks.workloads $(BENCH_ARGS)
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
