@@ -15,7 +15,8 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-estimate bench-peers gpu-experiments bench-workloads soak-cycles build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page bench-workloads gpu-experiments \
+  soak-cycles soak-kills soak-month soak-runs-file soak-journal fuzz build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -30,6 +31,12 @@ test: $(READY)-test  ## run the tests
 
 coverage: $(READY)-test  ## run the tests and report branch coverage
 	@$(BIN)/python -m pytest -q --cov --cov-report=term $(PYTEST_ARGS)
+
+soak-runs-file: $(READY)-test  ## let 8 processes append 100 sessions each to one runs.csv, and kill others
+	@PYTHONPATH=. $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
+
+fuzz: $(READY)-fuzz  ## read made-up journals, baselines and tables for ten minutes; needs a wheel of atheris
+	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_files.py $(or $(FUZZ_ARGS),-max_total_time=600)
 
 lint: $(READY)-lint  ## check style and formatting
 	@$(BIN)/ruff check .
@@ -67,8 +74,14 @@ bench-resolving: $(READY)-demo  ## measure what resolving up to a million window
 bench-estimate: $(READY)-demo  ## judge the CPU estimate against servers of known power
 	@$(BIN)/python benchmarks/accuracy/cpu_estimate.py $(BENCH_ARGS)
 
+bench-compare: $(READY)-demo  ## judge comparisons and the schedule of mlmeter bench on simulated runs
+	@$(BIN)/python benchmarks/accuracy/compare.py $(BENCH_ARGS)
+
 bench-plots: $(READY)-plots  ## draw the accuracy of short windows into benchmarks/results
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/plots.py $(BENCH_ARGS)
+
+soak-month: $(READY)-demo  ## simulate a month in one session: bounded memory, right totals; half an hour
+	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/month.py $(BENCH_ARGS)
 
 gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GPU works; reads only
 	@$(BIN)/python benchmarks/accuracy/gpu_experiments.py $(BENCH_ARGS)
@@ -80,8 +93,14 @@ bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters
 bench-workloads: $(READY)-$(if $(findstring --quick,$(BENCH_ARGS)),demo,workloads)  ## study what saves energy, on real data
 	@$(BIN)/python -m benchmarks.workloads $(BENCH_ARGS)
 
+bench-page: $(READY)-demo  ## measure how large the report page is and how fast a browser draws it
+	@$(BIN)/python benchmarks/page/run.py $(BENCH_ARGS)
+
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
+
+soak-kills: $(READY)-demo  ## kill a thousand metered programs and see what of their runs is left (minutes)
+	@$(BIN)/python -W ignore benchmarks/soak/kills.py $(BENCH_ARGS)
 
 build: $(READY)-build  ## build the wheel and the sdist into dist
 	@rm -rf dist
@@ -121,6 +140,11 @@ EXTRAS_lint := demo,lint
 $(READY)-plots: | $(READY)-demo
 	@echo "installing matplotlib into $(VENV)"
 	@$(PIP_INSTALL) 'matplotlib>=3.8'
+	@touch $@
+# For some versions of Python only.
+$(READY)-fuzz: | $(READY)-test
+	@echo "installing atheris into $(VENV)"
+	@$(PIP_INSTALL) --only-binary :all: 'atheris>=3.0'
 	@touch $@
 $(READY)-build: | $(READY)
 	@echo "installing build into $(VENV)"

@@ -15,6 +15,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlmeter.analysis.compare import Comparison, compare
+    from mlmeter.analysis.lifecycle import Lifecycle, crossover, lifecycle
+    from mlmeter.analysis.target import energy_to_target
+    from mlmeter.budget import EnergyBudget, EnergyEarlyStopping
     from mlmeter.measurement import Domain, Energy, Event, Failure, Provenance, Reading
     from mlmeter.meter import (
         EnergyMeter,
@@ -31,6 +35,8 @@ __version__ = "0.1.0"
 
 # Public names and the modules that hold them; each is imported when it is first used.
 _HOMES = {
+    "EnergyBudget": "budget",
+    "EnergyEarlyStopping": "budget",
     "EnergyMeter": "meter",
     "current_window": "windows",
     "default_meter": "meter",
@@ -42,6 +48,12 @@ _HOMES = {
     "load": "session",
     "recover": "session",
     "Window": "windows",
+    "Comparison": "analysis.compare",
+    "Lifecycle": "analysis.lifecycle",
+    "compare": "analysis.compare",
+    "crossover": "analysis.lifecycle",
+    "lifecycle": "analysis.lifecycle",
+    "energy_to_target": "analysis.target",
     "Domain": "measurement",
     "Energy": "measurement",
     "Event": "measurement",
@@ -51,19 +63,27 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Domain",
     "Energy",
+    "EnergyBudget",
+    "EnergyEarlyStopping",
     "EnergyMeter",
     "Event",
     "Failure",
+    "Lifecycle",
     "Provenance",
     "Reading",
     "Session",
     "Window",
+    "compare",
+    "crossover",
     "current_window",
     "default_meter",
+    "energy_to_target",
     "evaluation",
     "inference",
+    "lifecycle",
     "load",
     "recover",
     "training",

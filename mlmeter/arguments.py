@@ -68,7 +68,8 @@ def checked_directory(output_dir: object) -> Path | None:
         raise ArgumentError(f"output_dir={output_dir!r}: a path cannot hold a null character")
     # The program may change its directory before the run is written.
     path = Path(os.path.abspath(os.fsdecode(output_dir)))  # noqa: PTH100  # keeps links, unlike resolve()
-    if path.exists() and not path.is_dir():
+    # Unlike the methods of Path, these call what may not be looked at, or has too long a name, not there.
+    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112
         raise ArgumentError(f"output_dir={output_dir!r}: there is a file of that name, not a directory")
     return path
 

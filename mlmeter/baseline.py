@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 AUTO = "auto"
 # Dust, seasons and updates change the idle power of a machine.
 OLDEST_DAYS = 30
+# A thousand times what a server with many GPUs needs.
+MOST_BYTES = 1 << 24
 MACHINE_ID_FILES = ("etc/machine-id", "var/lib/dbus/machine-id")
 # One line each; a new driver can idle a board differently.
 DRIVER_FILES = {
@@ -157,7 +159,7 @@ def store(baseline: Baseline, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from mlmeter.report.csv_tables import replacing
+    from mlmeter.whole_files import replacing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -170,8 +172,10 @@ def read(path: Path) -> Baseline:
     Raises:
         RunFileError: the file is missing, damaged or of a newer version.
     """
+    from mlmeter.foreign_files import damaged, read_object
+
+    document = read_object(path, MOST_BYTES)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         version = document["schema_version"]
         if version != SCHEMA_VERSION:
             raise RunFileError(
@@ -186,12 +190,8 @@ def read(path: Path) -> Baseline:
             remarks=tuple(map(str, document["remarks"])),
             domains={str(name): _stored(item) for name, item in document["domains"].items()},
         )
-    except OSError as error:
-        raise RunFileError(str(path), f"cannot be read: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, RunFileError):
-            raise
-        raise RunFileError(str(path), f"is no baseline: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise damaged(path, "is no baseline", error) from error
 
 
 def _stored(item: Mapping[str, Any]) -> StoredIdlePower:

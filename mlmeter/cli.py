@@ -1,8 +1,8 @@
-"""The command line: demo, run, baseline, doctor, report.
+"""The command line: demo, run, baseline, doctor, report, impact, compare, bench, recover.
 
 Tables go to standard output, everything else to standard error. Exit codes: 0 success; 1 the
 command could not do its work; 2 wrong usage; 3 nothing could be measured and
-``--require-measured`` was given; ``run`` passes on the program's own.
+``--require-measured`` was given; 4 the gate of ``report`` failed; ``run`` passes on the program's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter import __version__
+from mlmeter.commands.bench import bench
+from mlmeter.commands.compare import compare
+from mlmeter.commands.gate import gate_options, judge
+from mlmeter.commands.impact import impact
+from mlmeter.commands.runs import latest_run
 from mlmeter.errors import MLMeterError, MLMeterWarning
-from mlmeter.journal import JOURNAL
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -54,6 +58,11 @@ def main() -> None:
     """Meter the real energy of GPUs and CPUs while code trains and serves models."""
     # Reports say what is estimated; the warning would only repeat it.
     warnings.simplefilter("ignore", MLMeterWarning)
+
+
+main.add_command(bench)
+main.add_command(compare)
+main.add_command(impact)
 
 
 @main.command()
@@ -107,6 +116,7 @@ def run(
     A Python script runs in this process, so that its own windows and decorators land in the
     same session. Any other program is metered from outside. The exit code is the program's.
     """
+    from mlmeter.foreign_files import visible
     from mlmeter.meter import EnergyMeter
     from mlmeter.program import Program
     from mlmeter.report.text import path_text
@@ -137,9 +147,10 @@ def run(
         sys.exit(code)
     if not quiet:
         click.echo(f"\n{meter.session.summary()}\n", err=True)
-    if meter.run_directory is None:
-        click.echo(f"mlmeter run: the run was not written: {meter.write_error}", err=True)
-    elif not quiet:
+    if meter.write_error is not None:
+        what = "run" if meter.run_directory is None else "row of the run"
+        click.echo(f"mlmeter run: the {what} was not written: {visible(meter.write_error)}", err=True)
+    if meter.run_directory is not None and not quiet:
         click.echo(f"run directory: {path_text(meter.run_directory)}", err=True)
     if code == 0:
         _check_measured(meter.session.total(), required=require_measured)
@@ -168,6 +179,7 @@ def baseline(
     measured for 30 days, as long as kernel and GPU drivers stay the same.
     """
     from mlmeter.baseline import Machine, baseline_path, read, store
+    from mlmeter.foreign_files import visible
     from mlmeter.report.idle_table import baseline_text
 
     if show and clear:
@@ -187,7 +199,7 @@ def baseline(
             click.echo(f"stored: {path}", err=True)
     except (MLMeterError, OSError) as error:
         hint = "; measure one with `mlmeter baseline`" if show and not path.exists() else ""
-        raise click.ClickException(f"{error}{hint}") from error
+        raise click.ClickException(visible(f"{error}{hint}")) from error
     objections = found.objections(machine, datetime.now(UTC))
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else baseline_text(found, objections))
 
@@ -291,27 +303,50 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Write it as CSV; - for standard output.",
 )
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report page: one HTML file.",
+)
+@gate_options
 @json_option
-def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json: bool) -> None:
-    """Print the tables of a run: its directory, or a folder of runs (the latest is taken)."""
+def report(
+    run_path: Path,
+    table: str | None,
+    csv_path: Path | None,
+    html_path: Path | None,
+    *,
+    as_json: bool,
+    **gate: Any,
+) -> None:
+    """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
+
+    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
+    """
+    from mlmeter.foreign_files import visible
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
     try:
-        session = load(_latest_run(run_path))
+        session = load(latest_run(run_path))
+        if html_path is not None:
+            session.to_html(html_path)
+            click.echo(f"wrote {html_path}", err=True)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")
         elif as_json:
             click.echo(session.to_json())
         elif table is not None:
             click.echo(record_lines(session.records(table)))
-        else:
+        elif html_path is None:
             click.echo(session.summary())
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MLMeterError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(visible(str(error))) from error
+    judge(run_path, gate)
 
 
 @main.command()
@@ -319,7 +354,9 @@ def report(run_path: Path, table: str | None, csv_path: Path | None, *, as_json:
 @json_option
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
+    from mlmeter.foreign_files import visible
     from mlmeter.report.recovery import unfinished_runs
+    from mlmeter.report.text import path_text
     from mlmeter.session import recover as recover_session
 
     runs = unfinished_runs(run_path)
@@ -332,23 +369,12 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         try:
             session = recover_session(directory)
         except (MLMeterError, OSError) as error:
-            click.echo(f"mlmeter recover: {error}", err=True)
+            click.echo(f"mlmeter recover: {visible(str(error))}", err=True)
             failed = True
             continue
-        click.echo(session.to_json() if as_json else f"{directory}\n{session.summary()}")
+        click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:
         sys.exit(1)
-
-
-def _latest_run(path: Path) -> Path:
-    """Return the run that `path` names, or the latest one below it."""
-    if not path.is_dir() or (path / JOURNAL).exists():
-        return path
-    runs = sorted(item.parent for item in path.glob(f"*/{JOURNAL}"))
-    if not runs:
-        return path
-    click.echo(f"the latest of {len(runs)} runs: {runs[-1]}", err=True)
-    return runs[-1]
 
 
 def _write_csv(session: Session, path: Path, table: str) -> None:

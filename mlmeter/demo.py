@@ -6,16 +6,17 @@ Recognition of Handwritten Digits); the model is a small neural network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlmeter.errors import MLMeterError
+from mlmeter.analysis.lifecycle_text import servings_table
+from mlmeter.errors import ArgumentError, MLMeterError
 from mlmeter.measurement import Energy, Provenance
 from mlmeter.meter import EnergyMeter
-from mlmeter.report.text import interval, number, path_text, percent, table
+from mlmeter.report.text import path_text, percent
 from mlmeter.session import Session
 
 EPOCHS = 150
@@ -93,40 +94,19 @@ def describe(outcome: Outcome) -> str:
         f"1,797 handwritten digits, a small neural network: {percent(outcome.accuracy)} right",
         session.summary(),
         "How many predictions cost as much as the training?",
-        table(("served", "joules each", "predictions", "95 % interval"), list(_break_even(session))),
+        _break_even(session),
         _provenance(session.total()),
-        f"The run and its CSV files: {where}",
+        f"Run and CSV files: {where}",
     ]
     return "\n\n".join(parts)
 
 
-def _break_even(session: Session) -> Iterator[tuple[str, ...]]:
-    """Yield per way of serving: joules per prediction, and the number that equals the training."""
-    training = _pooled(session, "epoch")
-    for name in ("predict one by one", "predict in batches"):
-        served = _pooled(session, name)
-        if training is None or served is None or not served[0] > 0:
-            yield (name, "-", "-", "-")
-            continue
-        value, low, high, count, resolved = served
-        yield (
-            name,
-            number(value / count) if resolved else "unresolved",
-            f"{training[0] / value * count:,.0f}" if resolved and training[4] else "unresolved",
-            interval(training[1] / high * count, training[2] / low * count if low > 0 else None),
-        )
-
-
-def _pooled(session: Session, name: str) -> tuple[float, float, float, float, bool] | None:
-    """Return joules, low, high, count of work and whether resolved of a name; None if not metered."""
-    from mlmeter.frame.build import build_table
-
-    for record in build_table(session.recording, "window_names").records():
-        if record["name"] == name and record["domain"] == "total" and record["provenance"] is not None:
-            count = record["samples"] if name == "epoch" else record["predictions"]
-            energy = (record["energy_joules"], record["low_joules"], record["high_joules"])
-            return (*energy, count, bool(record["resolved"]))
-    return None
+def _break_even(session: Session) -> str:
+    """Return the table of what the ways of serving cost; what is unresolved is said to be so."""
+    try:
+        return servings_table(session.lifecycle(unit="predictions"))
+    except ArgumentError as error:
+        return str(error)
 
 
 def _provenance(total: Energy) -> str:

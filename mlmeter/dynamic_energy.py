@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +34,17 @@ class DynamicEnergy:
     Args:
         recording: whose manifest has a baseline.
         spans: ``"phases"``, ``"exclusive"``, ``"inclusive"`` or ``"total"``.
+        seconds: gives the time whose energy the rows of a domain have; None for that of the recording.
     """
 
-    def __init__(self, recording: Recording, spans: str) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        spans: str,
+        seconds: Callable[[str], NDArray[np.float64]] | None = None,
+    ) -> None:
         self._recording, self._spans = recording, spans
+        self._seconds = seconds or self.seconds
         self._powers = idle_powers(recording)
         self._counted = {domain.name for domain, _ in recording.domains if domain.counted}
         self._parts: dict[str, DynamicEnergies] = {}
@@ -62,8 +70,14 @@ class DynamicEnergy:
         self._parts[domain] = found
         return _columns(found)
 
-    def _seconds(self, domain: str) -> NDArray[np.float64]:
-        """Return the time whose energy a row has; shared time counts by share."""
+    def seconds(self, domain: str) -> NDArray[np.float64]:
+        """Return the time whose energy a row of the recording has; shared time counts by share."""
+        found, rest = self._seconds_of_rest(domain), self._recording.rest
+        if rest.before is None or self._spans not in rest.before.carried:
+            return found
+        return found + rest.before.carried_column(self._spans, f"seconds:{domain}", rest.windows.ids)
+
+    def _seconds_of_rest(self, domain: str) -> NDArray[np.float64]:
         resolution = self._recording.resolution
         base = resolution.bases.get(domain, resolution.host)
         ownership, windows = base.ownership, base.windows

@@ -4,10 +4,12 @@
     ├── ArgumentError (also ValueError)      a wrong argument, raised where it was given
     ├── BackendError
     │   └── BackendUnavailableError          a source of readings cannot be opened here
+    ├── ProviderError                        a source of carbon intensity on the network gives nothing
     ├── StateError (also RuntimeError)       a call that makes no sense now
     └── RunFileError (also ValueError)       a file of a run directory cannot be used
 
     MLMeterWarning (UserWarning)
+    ├── BudgetWarning                        more was used than a budget allows
     ├── EstimateWarning                      a figure of this session will be an estimate
     └── NothingMeteredWarning                no energy can be read on this machine
 
@@ -47,6 +49,20 @@ class BackendUnavailableError(BackendError):
     """A source of readings cannot be opened on this machine."""
 
 
+class ProviderError(MLMeterError):
+    """A provider of carbon intensity is down, slow, refuses, or answers nonsense.
+
+    Attributes:
+        provider: its name, such as ``"WattTime CAISO_NORTH"``.
+        reason: what happened, without the provider's name and without any key.
+    """
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider}: {reason}")
+
+
 class StateError(MLMeterError, RuntimeError):
     """A call that makes no sense in the present state, such as the session of a meter never started."""
 
@@ -75,6 +91,10 @@ class StateWarning(MLMeterWarning):
 
 class NotWrittenWarning(MLMeterWarning):
     """The run directory could not be written; the session is still in memory."""
+
+
+class BudgetWarning(MLMeterWarning):
+    """More energy, CO2e or money was used than an `EnergyBudget` allows."""
 
 
 class EstimateWarning(MLMeterWarning):

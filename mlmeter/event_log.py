@@ -33,13 +33,16 @@ class EventLog:
         self._now_ns = now_ns
         self.start_ns: int | None = None
         self.events: list[Event] = []
-        self._noted: set[tuple[str, str]] = set()
+        self._noted: dict[tuple[str, str], object] = {}
 
     def remark(self, kind: str, message: str, domain: str | None = None) -> None:
         """Note an event once, however often it happens."""
-        if (kind, message) in self._noted or len(self._noted) >= MOST_REMARKS:
+        mine = object()
+        # The first of several threads notes it.
+        if len(self._noted) >= MOST_REMARKS or self._noted.setdefault((kind, message), mine) is not mine:
             return
-        self._noted.add((kind, message))
+        if len(self._noted) >= MOST_REMARKS:
+            kind, message, domain = "note", "further events are not kept", None
         seconds = 0.0 if self.start_ns is None else (self._now_ns() - self.start_ns) * SECONDS_PER_NANOSECOND
         self.events.append(Event(time_seconds=seconds, kind=kind, domain=domain, message=message))
         logger.info("%s: %s", kind, message)

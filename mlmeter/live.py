@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe
+from mlmeter.chapters.closing import Chapters, Held
 from mlmeter.device_time.session import SessionDevices
 from mlmeter.errors import ArgumentError, EstimateWarning, NothingMeteredWarning, StateWarning
 from mlmeter.event_log import EventLog
@@ -26,17 +27,16 @@ from mlmeter.report.facts import host_facts
 from mlmeter.sampling.cross_checks import CrossChecks
 from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
-from mlmeter.sampling.sources import POOL, Source
+from mlmeter.sampling.sources import POOL, ROWS_BEFORE, Source
 from mlmeter.session import Session
 from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
+    from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.counters import Rows
     from mlmeter.journal.live_journal import LiveJournal
     from mlmeter.windows import DeviceEdges, Window
 
-# Rows kept from before a session or window: their slope tells the power at its start.
-ROWS_BEFORE = 8
 # How long the end of a session may wait for the slowest counter to show it.
 SETTLE_PERIODS = 2
 # How much of the past the result of one window takes into account.
@@ -49,6 +49,7 @@ SETTLE_STEPS = 20
 
 # Longest time between two ticks of a session that is written while it runs.
 JOURNAL_SECONDS = 0.5
+FORKED = "this process was forked from the one that is metered, whose session has its energy"
 
 _run_numbers = itertools.count(1)
 
@@ -78,7 +79,6 @@ class LiveSession:
         self._output_dir = output_dir
         self._journal: LiveJournal | None = None
         self._baseline = baseline
-        self.log = WindowLog()
         self.running = False
         # Whether the journal holds all of the session that has ended.
         self.journalled = False
@@ -95,9 +95,10 @@ class LiveSession:
         self._reporting = False
         self._log = EventLog(self.now_ns)
         self.remark = self._log.remark
+        self.log = WindowLog(self.remark)
         self._devices = SessionDevices(sync, self.now_ns, self.remark)
         self._edges = (0, 0)
-        self._warned_not_running = False
+        self._warned_not_running = self._forked = False
         self._facts = facts
         self._sampler = sampler
         self._of_process = of_process
@@ -110,6 +111,7 @@ class LiveSession:
         self._run_id = ""
         self._checks = CrossChecks(sampler)
         self._states: dict[str, dict[str, Any]] = {}
+        self.chapters: Chapters | None = None
         self._final: Session | None = None
 
     @property
@@ -159,6 +161,7 @@ class LiveSession:
         self._checks = CrossChecks(self._sampler, self._sources)
         self._devices.begin(self._domains())
         self.device = self._devices.edges
+        self.chapters = self._new_chapters()
         self.running = True
         self._report_sources(found.notes)
         self._take_baseline()
@@ -183,29 +186,56 @@ class LiveSession:
         self._journal = LiveJournal(
             output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
         )
+        if self.chapters is not None:
+            self.chapters.on_forget = self._note_past
 
-    def stop(self) -> None:
-        """End the session; harmless when it has ended or never began."""
+    def _note_past(self, chapter: Chapter, held_ns: int) -> None:
+        """Hand the journal the sums of what is no longer in memory."""
+        from mlmeter.journal.past import Past
+
+        spared = self.log.ended_until(chapter.end_ns)
+        oldest_ns = self._sampler.oldest_ns(self._sources, held_ns - 10 * (chapter.end_ns - held_ns))
+        if self._journal is not None:
+            self._journal.forgotten(Past(chapter, held_ns, min(oldest_ns, held_ns), spared))
+
+    def stop(self, *, settle: bool = True) -> None:
+        """End the session; harmless when it has ended or never began.
+
+        Args:
+            settle: wait, but not long, until slow counters have shown the end.
+        """
         with self._lock:
             if not self.running:
                 return
-            end_ns = self.now_ns()
-            if self._processes is not None:
-                self._processes.tick(edge=True)
-            self._settle(end_ns)
-            self._devices.end()
-            self.device = None
-            self._report_finished(final=True)
-            self._sampler.close_rows(self._sources, end_ns)
-            for domain, text in self._checks.disagreements():
-                self.remark("cross-check", text, domain)
-            self._note_states("end")
-            recording = self._recording(end_ns, finished=True)
-            self.running = False
-            self.journalled = self._journal is not None and self._journal.finish(recording)
+            # What Ctrl-C interrupts is done by the next call.
+            if self._final is None:
+                final = self._end(settle=settle)
+                if final is None:
+                    return
+                self.journalled = self._journal is not None and self._journal.finish(final.recording)
+                self._final = final
             if self._subscription is not None:
                 self._sampler.unsubscribe(self._subscription)
-            self._final = Session(recording)
+            self.running = False
+
+    def _end(self, *, settle: bool) -> Session | None:
+        """Read for the last time and return the session; None in a child that an observer has forked."""
+        end_ns = self.now_ns()
+        if self._processes is not None:
+            self._processes.tick(edge=True)
+        self._sampler.tick()
+        if settle:
+            self._settle(end_ns)
+        self._devices.end()
+        self.device = None
+        self._report_finished(final=True)
+        if not self.running:
+            return None
+        self._sampler.close_rows(self._sources, end_ns)
+        for domain, text in self._checks.disagreements():
+            self.remark("cross-check", text, domain)
+        self._note_states("end")
+        return Session(self._recording(end_ns, finished=True))
 
     def session(self) -> Session:
         """Return the final session, or a snapshot of the running one."""
@@ -214,13 +244,25 @@ class LiveSession:
                 return self._final
             return Session(self._recording(self.now_ns(), finished=False))
 
+    def add_event(self, kind: str, message: str) -> None:
+        """Add what is known after the end of a session only: what became of its files."""
+        with self._lock:
+            if self._final is not None:
+                recording = self._final.recording
+                seconds = recording.run.duration_seconds
+                event = Event(time_seconds=seconds, kind=kind, domain=None, message=message)
+                self._final = Session(replace(recording, events=(*recording.events, event)))
+
     # -- for windows -----------------------------------------------------------------------
 
     def warn_not_running(self) -> None:
         """Warn once that windows are opened although nothing records them."""
         if not self._warned_not_running:
             self._warned_not_running = True
-            state = "has been stopped" if self.started else "was never started"
+            if self._forked:
+                state = "runs in the process from which this one was forked"
+            else:
+                state = "has been stopped" if self.started else "was never started"
             text = f"meter {self._name!r} {state}: its windows are not metered"
             self._log.warn("window", text, StateWarning)
 
@@ -304,6 +346,20 @@ class LiveSession:
             text = f"{', '.join(estimated)}: estimated from load, not measured; see `mlmeter doctor`"
             self._log.warn("estimate", text, EstimateWarning)
 
+    def _new_chapters(self) -> Chapters | None:
+        """Return what keeps the memory of a long session within limits."""
+        if self._subscription is None:
+            return None
+        held = Held(self._sampler, self._subscription, self.log, self._devices, self._processes, self._checks)
+        return Chapters(
+            held,
+            self._start_ns,
+            lambda: self._recording(self.now_ns(), finished=False),
+            lambda: self.running,
+            self._lock,
+            self.remark,
+        )
+
     def _take_baseline(self) -> None:
         """Write the idle powers that this session uses into its facts."""
         domains = self._domains()
@@ -334,9 +390,8 @@ class LiveSession:
         return max((domain.update_period_seconds for domain in self._domains()), default=0.0)
 
     def _settle(self, end_ns: int) -> None:
-        """Read once more; wait, but not long, until slow counters have shown the end."""
+        """Wait, but not long, until slow counters have shown the end."""
         sampler, clock = self._sampler, self._sampler.clock
-        sampler.tick()
         slowest = self._slowest_period()
         deadline_ns = end_ns + round(min(SETTLE_PERIODS * slowest, LONGEST_SETTLE_SECONDS) * 1e9)
         waiter = threading.Event()
@@ -356,6 +411,8 @@ class LiveSession:
             self._report_finished(final=False)
         if self._journal is not None and self.running:
             self._journal.tick()
+        if self.chapters is not None and self.running:
+            self.chapters.keep_up()
         return edges != self._edges
 
     def _report_finished(self, *, final: bool) -> None:
@@ -380,18 +437,23 @@ class LiveSession:
 
     def _recording(self, end_ns: int, *, finished: bool, since_ns: int | None = None) -> Recording:
         """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
-        start_ns = max(self._start_ns, since_ns or 0)
+        past = None if self.chapters is None else self.chapters.past
+        of_late = since_ns is not None and (past is None or since_ns >= past.end_ns)
+        start_ns = max(self._start_ns, since_ns or 0) if of_late else self._start_ns
+        # What is in memory begins a little before the chapter that is not over.
+        held_ns = self.chapters.held_ns if self.chapters is not None and not of_late else start_ns
         rows = self._sampler.snapshot(self._sources)
         return Recording(
             run=self._run(end_ns, finished=finished, start_ns=start_ns),
             domains=tuple(
-                self._as_metered(domain, _since(collected, start_ns), start_ns) for domain, collected in rows
+                self._as_metered(domain, _since(collected, held_ns), start_ns) for domain, collected in rows
             ),
-            windows=self.log.snapshot(end_ns, since_ns),
+            windows=self.log.snapshot(end_ns, since_ns if of_late else None),
             unavailable=self._unavailable,
             events=(*self._log.events, *self._source_events(end_ns)),
-            device=self._devices.times(since_ns),
-            process=None if self._processes is None else self._processes.rows(start_ns),
+            device=self._devices.times(since_ns if of_late else None),
+            process=None if self._processes is None else self._processes.rows(held_ns),
+            chapters=() if of_late or past is None else (past,),
         )
 
     def _run(self, end_ns: int, *, finished: bool, start_ns: int | None = None) -> Run:
@@ -431,12 +493,19 @@ class LiveSession:
         ]
 
     def forget_after_fork(self) -> None:
-        """In a forked child: stop recording; the parent goes on and counts the child's energy."""
-        self.running = False
-        self.edge = self.device = self._processes = None
+        """In a forked child: record nothing; the parent goes on and counts the child's energy."""
+        self._lock = threading.RLock()
         self._devices.forget()
-        if self._journal is not None:
-            self._journal.abandon()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.abandon()
+        if self._final is not None and not self.running:
+            return
+        self.running, self._forked = False, True
+        self.edge = self.device = self._processes = self.finished = self._subscription = None
+        # Another thread of the parent may have been changing them: half changed is how they would stay.
+        self.log, self._sources, self._checks = WindowLog(), (), CrossChecks(self._sampler)
+        self._unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
 
 
 def _check_timeout(timeout_seconds: object) -> None:
@@ -468,4 +537,5 @@ def _run_id(name: str, wall_ns: int) -> str:
     """Return a name for the run that sorts by time, is unique and safe as a file name."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ns / 1e9))
     safe = "".join(letter if letter.isalnum() else "-" for letter in name.lower())[:40].strip("-")
-    return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}"
+    # Containers that share a folder have the same process numbers; and nobody is to foresee the name.
+    return f"{stamp}-{safe or 'run'}-{os.getpid()}-{next(_run_numbers)}-{os.urandom(3).hex()}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -33,6 +32,7 @@ from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
+from mlmeter.process_end import at_exit, at_exit_of_worker
 from mlmeter.sampling.power_process import THREAD
 from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
@@ -47,13 +47,16 @@ Unit = float | Callable[..., float]
 
 TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
 OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
+LONGEST_WAIT_AT_EXIT_SECONDS = 5.0
 
 logger = logging.getLogger("mlmeter")
 
 _active: ContextVar[EnergyMeter | None] = ContextVar("mlmeter_meter", default=None)
 _running: list[EnergyMeter] = []
+_meters: weakref.WeakSet[EnergyMeter] = weakref.WeakSet()
 _default: EnergyMeter | None = None
-_default_lock = threading.Lock()
+# A signal's handler may open a window while the meter of the same thread is being started.
+_default_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
@@ -62,11 +65,11 @@ def _after_fork_in_child() -> None:
     What the child itself decorates is in a default meter of its own.
     """
     global _default, _default_lock
-    for meter in _running:
-        meter.recorder.forget_after_fork()
+    # Another thread of the parent may have held any lock: nobody will release it here.
+    _default, _default_lock = None, threading.RLock()
     _running.clear()
-    # Another thread of the parent may have held the lock.
-    _default, _default_lock = None, threading.Lock()
+    for meter in list(_meters):
+        meter._forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -167,7 +170,8 @@ class EnergyMeter(WindowMethods):
 
     Attributes:
         run_directory: where the last run was written; None if nowhere.
-        write_error: why it could not be written; None if it was, or was not to be.
+        write_error: why it, or its row in ``runs.csv``, could not be written; None if both were, or were
+            not to be.
 
     Raises:
         ArgumentError: an argument is wrong; the message says what is accepted.
@@ -213,7 +217,9 @@ class EnergyMeter(WindowMethods):
         self._sampler = sampler
         self._token: Token[EnergyMeter | None] | None = None
         self._lock = threading.RLock()
+        self._starting = self._unwritten = False
         self._live = self._new_live()
+        _meters.add(self)
         self.run_directory: Path | None = None
         self.write_error: str | None = None
 
@@ -245,26 +251,45 @@ class EnergyMeter(WindowMethods):
             StateError: the meter is running.
         """
         with self._lock:
-            if self._live.running:
+            if self._live.running or self._starting:
                 raise StateError(f"meter {self.name!r} is already running: stop() it first")
-            if self._live.started:
-                self._live = self._new_live()
-            self._live.start()
+            self._starting = True
+            try:
+                if self._live.started:
+                    self._live = self._new_live()
+                self._live.start()
+            finally:
+                self._starting = False
             _running.append(self)
+            at_exit_of_worker(_stop_all)
             self._token = _active.set(self)
         return self
 
     def stop(self) -> None:
-        """End the session and write the run directory if one was asked for; twice is harmless."""
+        """End the session and write the run directory if one was asked for; twice is harmless.
+
+        A meter that is still running when the program ends is stopped then. What Ctrl-C has
+        interrupted in here is done by the next call, or at that time.
+        """
         with self._lock:
-            if not self._live.running:
-                return
             self._live.stop()
+            # A child that an observer has just forked is no longer among the running.
             if self in _running:
+                self._unwritten = self._output_dir is not None
                 _running.remove(self)
-            self._leave_context()
-            if self._output_dir is not None:
+                self._leave_context()
+            if self._unwritten and self._output_dir is not None:
                 self._write(self._output_dir)
+                self._unwritten = False
+
+    def _forget_after_fork(self) -> None:
+        """In a forked child: the session, and what it will write, are the parent's."""
+        self._lock = threading.RLock()
+        self._starting = self._unwritten = False
+        self._live.forget_after_fork()
+        if not self._live.started:
+            # The parent may have been about to start it.
+            self._live = self._new_live()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -321,18 +346,25 @@ class EnergyMeter(WindowMethods):
 
     def _write(self, output_dir: Path) -> None:
         """Write the files; the metered program must not fail because of a full disk."""
-        from mlmeter.report.run_directory import write_run
+        from mlmeter.report.run_directory import write_run_directory
+        from mlmeter.report.runs_file import RUNS, append_run
 
         self.run_directory = self.write_error = None
         try:
-            recording, journalled = self.session.recording, self._live.journalled
-            self.run_directory = write_run(recording, output_dir, journalled=journalled)
+            recording = self.session.recording
+            directory = output_dir / recording.run.id
+            write_run_directory(recording, directory, journalled=self._live.journalled)
+            self.run_directory = directory
+            append_run(recording, output_dir / RUNS)
         except Exception as error:  # whatever the disk or the recording does, the program goes on
             self.write_error = f"{type(error).__name__}: {error}"
+            what = "" if self.run_directory is None else f"row in {RUNS} of the "
             text = (
-                f"the run of meter {self.name!r} could not be written below {output_dir}: {self.write_error}"
+                f"the {what}run of meter {self.name!r} could not be written below {output_dir}: "
+                f"{self.write_error}"
             )
-            logger.exception(text)
+            self._live.add_event("journal", text)
+            logger.info(text, exc_info=True)
             with contextlib.suppress(NotWrittenWarning):
                 warnings.warn(text, NotWrittenWarning, stacklevel=frames_of_ours() + 1)
 
@@ -350,7 +382,9 @@ class _ActiveMeter(WindowMethods):
         meter = _active.get()
         if meter is None or not meter.running:
             # A thread of a pool does not inherit the context of the block that uses it.
-            meter = _running[-1] if _running else default_meter()
+            # Another one may be stopped at any moment.
+            last = _running[-1:]
+            meter = last[0] if last else default_meter()
         return meter.recorder
 
 
@@ -364,8 +398,7 @@ def default_meter() -> EnergyMeter:
     with _default_lock:
         if _default is None:
             _default = _new_default_meter()
-            _stop_at_exit(_default)
-        if not _default.running and not _default.recorder.started:
+        if not (_default.running or _default._starting or _default.recorder.started):
             _default.start()
         return _default
 
@@ -382,14 +415,29 @@ def _new_default_meter() -> EnergyMeter:
         return EnergyMeter(phase=OTHER)
 
 
-def _stop_at_exit(meter: EnergyMeter) -> None:
-    """Stop a meter at the end of the process; workers of `multiprocessing` do not run `atexit`."""
-    atexit.register(meter.stop)
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        from multiprocessing.util import Finalize
+def _stop_all() -> None:
+    """At the end of the process, stop the meters that nobody has stopped, and write their runs."""
+    for meter in list(_meters):
+        # A thread that hangs in a driver may hold it for ever.
+        if not meter._lock.acquire(timeout=LONGEST_WAIT_AT_EXIT_SECONDS):
+            continue
+        try:
+            if meter._output_dir is None and meter._on_window is None:
+                # Nobody looks any more: the exit does not wait until slow counters have shown the end.
+                meter._live.stop(settle=False)
+            meter.stop()
+        except Exception:  # the next meter has its own files
+            logger.exception("meter %r could not be stopped", meter.name)
+        finally:
+            meter._lock.release()
 
-        Finalize(None, meter.stop, exitpriority=0)
+
+at_exit(_stop_all)
+
+
+def active_recorder() -> LiveSession:
+    """Return the recorder of the meter that is active here and now; the default meter's where none is."""
+    return _module.recorder
 
 
 _module = _ActiveMeter()

@@ -26,6 +26,9 @@ def recomputed(
         ArgumentError: a label is no text, or the baseline is wrong or does not fit.
     """
     run, windows, events = recording.run, recording.windows, recording.events
+    if recording.chapters and (base_phase is not None or phases):
+        text = "of a session this long only sums are in memory, whose labels cannot change"
+        raise ArgumentError(f"{text}: load its journal")
     if base_phase is not None:
         run = replace(run, base_phase=_checked(base_phase))
     if phases:

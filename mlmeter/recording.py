@@ -6,11 +6,13 @@ gives the same report.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mlmeter.cached import cached_property
 from mlmeter.device_time.times import DeviceTimes
 from mlmeter.energy.idle_power import IdlePower
 from mlmeter.measurement import Domain, Event, Unavailable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.attribution import Attribution, Energies
+    from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.columns import Columns
     from mlmeter.energy.counters import Rows
     from mlmeter.energy.process_rows import ProcessRows
@@ -81,7 +84,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Recording:
-    """Raw material of a session: readings, windows, events."""
+    """Raw material of a session: readings, windows, events.
+
+    Of a session with chapters, readings and windows are those since the last of them ended, and a few
+    from before: `rest` alone can be resolved.
+    """
 
     run: Run
     domains: tuple[tuple[Domain, Rows], ...]
@@ -91,6 +98,42 @@ class Recording:
     device: DeviceTimes = field(default_factory=DeviceTimes)
     # What tells this process' part; None if energies are those of the whole machine.
     process: ProcessRows | None = None
+    # What is pooled of the time before, in order of time.
+    chapters: tuple[Chapter, ...] = ()
+    # Where this is one of several that follow each other: the chapter before it, and the edges of windows
+    # near both ends, by which the curves of two neighbours are one curve.
+    before: Chapter | None = None
+    beside_ns: array[int] | None = None
+
+    @cached_property
+    def rest(self) -> Recording:
+        """The time since the last chapter as a recording of its own; without chapters the whole."""
+        if not self.chapters:
+            return self
+        before = self.chapters[-1]
+        return replace(
+            self,
+            run=replace(self.run, start_ns=before.end_ns),
+            chapters=(),
+            before=before,
+            beside_ns=array("q", [*before.edges_ns, self.run.end_ns]),
+        )
+
+    @property
+    def past_seconds(self) -> float:
+        """How long after the session `rest` begins."""
+        return (self.rest.run.start_ns - self.run.start_ns) * SECONDS_PER_NANOSECOND
+
+    def of_one(self, domain: Domain) -> Recording:
+        """Return the recording of one domain alone, so that nothing of another one is in memory with it."""
+        pair = next(pair for pair in self.domains if pair[0] is domain)
+        one, resolution = replace(self, domains=(pair,)), copy(self.resolution)
+        for name in ("timelines", "attributions", "events"):
+            vars(resolution).pop(name, None)
+        resolution._recording = one
+        resolution.process = _process_scope(one, self.resolution.bases)
+        vars(one)["resolution"] = resolution
+        return one
 
     def with_run(self, run: Run) -> Recording:
         """Return the recording with other facts about the run, of which no number depends."""
@@ -102,8 +145,8 @@ class Recording:
 
     @cached_property
     def resolution(self) -> Resolution:
-        """The joules, computed on first use."""
-        return Resolution(self)
+        """The joules of `rest`, computed on first use."""
+        return self.rest.resolution if self.chapters else Resolution(self)
 
 
 class Resolution:
@@ -139,9 +182,20 @@ class Resolution:
 
         origin_ns = self._recording.run.start_ns
         return {
-            domain.name: timeline_of(domain, rows, origin_ns, self.bases[domain.name].ownership.edges)
+            domain.name: timeline_of(domain, rows, origin_ns, self._kinks(domain))
             for domain, rows in self._recording.domains
         }
+
+    def _kinks(self, domain: Domain) -> NDArray[np.float64]:
+        """Return the instants at which a domain's power may change: edges of windows, ends of the session."""
+        import numpy as np
+
+        edges, beside = self.bases[domain.name].ownership.edges, self._recording.beside_ns
+        if beside is None:
+            return edges
+        # Where one chapter ends and the next begins, nothing changes.
+        near = (np.array(beside, dtype=np.int64) - self._recording.run.start_ns) * SECONDS_PER_NANOSECOND
+        return np.union1d(edges[1:-1], near)
 
     @cached_property
     def attributions(self) -> dict[str, Attribution]:
@@ -173,6 +227,11 @@ class Resolution:
             *(Event(time_seconds=0.0, kind=kind, domain=None, message=text) for kind, text in of_process),
         )
 
+    @property
+    def unit_names(self) -> list[str]:
+        """Names of the units of work, in order of their first use."""
+        return list(self._recording.windows.units)
+
     def by_domain(self, spans: str) -> Iterator[tuple[str, str, Columns]]:
         """Yield name, kind and energy columns of each domain, the sum of the counted ones last.
 
@@ -184,7 +243,7 @@ class Resolution:
         for domain, _ in self._recording.domains:
             attribution = self.attributions.get(domain.name)
             if attribution is not None:
-                yield domain.name, domain.kind, energy_columns(self._energies(attribution, spans))
+                yield domain.name, domain.kind, energy_columns(self.energies_of(attribution, spans))
         yield TOTAL, TOTAL, self.total(spans)
 
     def wholes(self) -> dict[str, Columns]:
@@ -219,13 +278,14 @@ class Resolution:
         unread_joules = self._unread_joules(counted[0].duration_seconds) if counted else None
         yield TOTAL, TOTAL, total_columns(columns, 1, unread_joules, hidden_joules(counted, 1))
 
-    def _energies(self, attribution: Attribution, spans: str) -> Energies:
-        """Return energies of one kind of spans; of many windows only one domain is in memory."""
+    def energies_of(self, attribution: Attribution, spans: str) -> Energies:
+        """Return a domain's energies of one kind of spans; of many windows only one domain is in memory."""
         found: Energies = getattr(attribution, spans)
         if self.process is not None:
             found = self.process.of_spans(attribution, found, spans, self.phase_of_window)
         self._let_go(attribution, spans)
-        return found
+        before = self._recording.before
+        return found if before is None else before.carried_into(found, spans, self._recording.windows.ids)
 
     def _let_go(self, attribution: Attribution, spans: str) -> None:
         if len(self.windows) > MANY_WINDOWS and spans in ("phases", TOTAL):
@@ -243,11 +303,25 @@ class Resolution:
         """
         import numpy as np
 
-        from mlmeter.energy.attribution import pool
         from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 
-        bounds = self._group_bounds(rows, group, groups)
         counted, unread_joules, hidden = [], None, np.zeros(groups)
+        for domain, pooled in self.pooled_energies(rows, group, groups):
+            columns = energy_columns(pooled)
+            if domain.counted:
+                counted.append(columns)
+                hidden += hidden_joules([pooled], groups)
+            unread_joules = self._unread_joules(pooled.duration_seconds)
+            yield domain.name, domain.kind, columns
+        yield TOTAL, TOTAL, total_columns(counted, groups, unread_joules, hidden)
+
+    def pooled_energies(
+        self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
+    ) -> Iterator[tuple[Domain, Energies]]:
+        """Yield each domain with its energies of groups of windows, chosen as for `pooled`."""
+        from mlmeter.energy.attribution import pool
+
+        bounds = self._group_bounds(rows, group, groups)
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
@@ -257,13 +331,7 @@ class Resolution:
                 pooled = attribution.split.pooled(pooled, rows, group)
             if self.process is not None:
                 pooled = self.process.pooled(attribution, pooled, rows, group)
-            columns = energy_columns(pooled)
-            if domain.counted:
-                counted.append(columns)
-                hidden += hidden_joules([pooled], groups)
-            unread_joules = self._unread_joules(pooled.duration_seconds)
-            yield domain.name, domain.kind, columns
-        yield TOTAL, TOTAL, total_columns(counted, groups, unread_joules, hidden)
+            yield domain, pooled
 
     def _group_bounds(
         self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
@@ -303,7 +371,7 @@ class Resolution:
         from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 
         chosen = [
-            self._energies(self.attributions[domain.name], spans)
+            self.energies_of(self.attributions[domain.name], spans)
             for domain, _ in self._recording.domains
             if domain.name in self.attributions
             and (domain.counted if kind is None else _of_kind(domain, kind))

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlmeter.analysis.figure import Figure
+    from mlmeter.analysis.lifecycle import Lifecycle
+    from mlmeter.impact import CarbonProvider, Embodied, Factor, Impact, IntensitySeries
+    from mlmeter.report.page.impact_section import ImpactOfSession
+
 
 class Session:
     """What one metered run found: energies by phase and window, domains, events.
@@ -64,7 +69,10 @@ class Session:
         return self._frame("phases")
 
     def windows(self) -> pd.DataFrame:
-        """Return one row per window, domain and scope; window 0 is the session itself."""
+        """Return one row per window, domain and scope; window 0 is the session itself.
+
+        Of a very long session only the windows of late are told one by one; an event says so.
+        """
         return self._frame("windows")
 
     def window_names(self) -> pd.DataFrame:
@@ -122,6 +130,7 @@ class Session:
         Raises:
             ArgumentError: there is no such kind.
         """
+        from mlmeter.chapters.whole import results
         from mlmeter.energy.columns import energy_value
 
         if kind == "other":
@@ -129,7 +138,93 @@ class Session:
         if kind is not None and kind not in KINDS:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
         spans = TOTAL if row == SESSION_ROW else "inclusive"
-        return energy_value(self._recording.resolution.total(spans, kind), row)
+        return energy_value(results(self._recording).total(spans, kind), row)
+
+    def impact(
+        self,
+        grid: str | float | Factor | IntensitySeries | CarbonProvider | None = None,
+        *,
+        pue: float | str | None = None,
+        price: str | Factor | None = None,
+        embodied: float | Mapping[str, float] | Embodied | None = None,
+        water: float | str | None = None,
+        fallback: str | float | Factor | None = None,
+    ) -> Impact:
+        """Return emissions, money and water of the session, every factor with year and source.
+
+        Args:
+            grid: where the electricity came from: a country (``"DE"``), a state of the US (``"US-CA"``), a
+                cloud region (``"aws:eu-west-1"``), or grams of CO2e per kWh; a `Factor` with a source of
+                your own; an `IntensitySeries` or a provider for intensity over time. The place is never
+                guessed: without one emissions are a range over the world's grids.
+            pue: energy of the data centre / energy of its computers: a number from 1, or an id of the
+                shipped table such as ``"world"``; None leaves cooling and losses out.
+            price: of a kWh: ``"0.30 EUR"``, or a place of the shipped table such as ``"DE"``.
+            embodied: hardware that the program had to itself: kilograms of CO2e of its manufacture, pieces
+                such as ``{"gpu_h100_sxm": 8}``, or an `Embodied` with lifetime and share.
+            water: litres per kWh, or an id of the shipped table such as ``"us"``.
+            fallback: what stands in, labelled, for a provider that gives nothing or a series that does
+                not cover the run.
+
+        Raises:
+            ArgumentError: a place is not known, a factor is negative or absurd, or a series does not
+                cover the run and there is no fallback.
+            ProviderError: the provider gives nothing, and there is no fallback.
+        """
+        from mlmeter.impact.of_session import impact_of
+
+        return impact_of(
+            self._recording,
+            grid,
+            pue=pue,
+            price=price,
+            embodied=embodied,
+            water=water,
+            fallback=fallback,
+        )
+
+    def lifecycle(
+        self,
+        *,
+        expected_inferences: float | None = None,
+        unit: str | None = None,
+        phases: Mapping[str, str] | None = None,
+    ) -> Lifecycle:
+        """Return training against inference: shares, joules per inference, break-even count.
+
+        `mlmeter.lifecycle` does the same over many sessions and says what the arguments mean.
+
+        Raises:
+            ArgumentError: see `mlmeter.lifecycle`.
+        """
+        from mlmeter.analysis.lifecycle import lifecycle
+
+        return lifecycle(self, expected_inferences=expected_inferences, unit=unit, phases=phases)
+
+    def efficiency(self) -> pd.DataFrame:
+        """Return energy per unit of work, one row per phase, name of windows and unit.
+
+        With Wh per thousand, energy-delay products of a window, and mean, 95th percentile and peak power.
+        The columns are described on the page of tables.
+        """
+        from mlmeter.analysis.efficiency import efficiency
+
+        return efficiency(self)
+
+    def energy_to(self, metric: str, target: float, *, falling: bool = False) -> Figure:
+        """Return the energy from the start until a metric reached a target, linear between evaluations.
+
+        Args:
+            metric: what windows recorded, as in ``window.metric(accuracy=0.91)``.
+            target: the value to reach.
+            falling: True for a metric that is better the lower it is, such as a loss.
+
+        Raises:
+            ArgumentError: no window has the metric.
+        """
+        from mlmeter.analysis.target import energy_to
+
+        return energy_to(self, metric, target, falling=falling)
 
     def summary(self) -> str:
         """Return the table of phases and domains with intervals, provenance and warnings."""
@@ -167,7 +262,7 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
-        from mlmeter.report.csv_tables import replacing
+        from mlmeter.whole_files import writing
 
         tables = {
             name: [_plain(record) for record in self._table(name).records()]
@@ -178,9 +273,38 @@ class Session:
         document = {"session": run.id, "name": run.name, "duration_seconds": run.duration_seconds, **tables}
         text = json.dumps(document, indent=1, allow_nan=False)
         if path is not None:
-            with replacing(Path(path)) as file:
+            with writing(Path(path)) as file:
                 file.write(text)
         return text
+
+    def to_html(self, path: str | os.PathLike[str], *, impact: ImpactOfSession | None = None) -> None:
+        """Write the report page: one HTML file with everything in it, that opens without a network.
+
+        Args:
+            path: file to write, replaced only when the new one is complete.
+            impact: what the energy means, to be shown with its factors; without it there is no such section.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from mlmeter.report.page.document import page_html
+        from mlmeter.whole_files import writing
+
+        text = page_html(self._recording, impact)
+        with writing(Path(path)) as file:
+            file.write(text)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw power over time with the phases shaded; the ending of the file chooses PNG, SVG or PDF.
+
+        Raises:
+            ImportError: the extra ``mlmeter[plots]`` is not installed.
+            OSError: the file cannot be written.
+            ArgumentError: no picture has such an ending.
+        """
+        from mlmeter.report.power_plot import plot_power
+
+        plot_power(self._recording, Path(path))
 
     def records(self, table: str = "phases") -> list[dict[str, Any]]:
         """Return a table's rows as dictionaries of plain values; needs no pandas.
@@ -223,7 +347,7 @@ class Session:
         return Session(recomputed(self._recording, base_phase, phases, baseline))
 
     def _table(self, name: str) -> Any:
-        from mlmeter.frame.build import build_table
+        from mlmeter.chapters.tables import build_table
 
         if name not in TABLES:
             raise ArgumentError(f"table={name!r}: expected one of {', '.join(TABLES)}")
@@ -242,17 +366,23 @@ class Session:
         return f"<Session {self.name!r}: {self.duration_seconds:.3f} s, {self.total()}>"
 
 
-def load(path: str | os.PathLike[str]) -> Session:
+def load(path: str | os.PathLike[str], *, everything: bool = False) -> Session:
     """Load a session from its run directory; all numbers are computed again from the readings.
 
     Of a run whose program was killed it is the session up to the last reading; see `recover`.
+
+    Args:
+        path: the run directory.
+        everything: compute the past of a long session from its readings again, too, with a row for each
+            window, in place of the sums that were kept of it. Needs about a gigabyte for a day of
+            twenty domains.
 
     Raises:
         RunFileError: a file is missing, damaged or of a newer version.
     """
     from mlmeter.report.run_directory import read_run_directory
 
-    return Session(read_run_directory(path))
+    return Session(read_run_directory(path, everything=everything))
 
 
 def recover(path: str | os.PathLike[str]) -> Session:

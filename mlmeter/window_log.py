@@ -8,8 +8,8 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,25 @@ SYNC_FAILED = 8
 MOST_PENDING = 5_000
 LONGEST_WAIT_SECONDS = 0.05
 
+# A program that gives each of its windows a name, or a phase, of its own, or a thread: those beyond
+# these numbers share one.
+MOST_LABELS, MOST_PHASES, MOST_THREADS = 100_000, 1_000, 10_000
+OTHER_NAMES, OTHER_PHASES, OTHER_THREADS = "(other names)", "(other phases)", "(other threads)"
+
 # Windows that end at nearly the same time on several threads may be queued out of order.
 ORDER_SLACK_NS = 1_000_000_000
+
+
+# Columns of windows and their types: 41 bytes a window.
+WINDOW_COLUMNS = {
+    "ids": "q",
+    "parent_ids": "q",
+    "labels": "i",
+    "threads": "i",
+    "starts_ns": "q",
+    "ends_ns": "q",
+    "flags": "B",
+}
 
 
 class Label(NamedTuple):
@@ -69,7 +86,7 @@ class WindowRecords:
         labels: index into `label_table`; threads: index into `thread_names`.
         starts_ns, ends_ns, flags: shape (windows,).
         pieces: spans (id, start, end) of windows with interruptions.
-        units: per unit name the window ids and the counts.
+        units: per unit name the window ids and the counts; also metrics, whose names tell them apart.
     """
 
     ids: array[int]
@@ -86,6 +103,15 @@ class WindowRecords:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def opened_before(self, time_ns: int) -> WindowRecords:
+        """Return the windows that were opened before a time."""
+        kept = [row for row, start_ns in enumerate(self.starts_ns) if start_ns < time_ns]
+        columns: dict[str, Any] = {}
+        for name in WINDOW_COLUMNS:
+            column = getattr(self, name)
+            columns[name] = array(column.typecode, [column[row] for row in kept])
+        return replace(self, **columns)
 
 
 class WindowMark(NamedTuple):
@@ -121,37 +147,76 @@ class WindowLog:
     """Records the windows of one meter.
 
     `new_id`, `label_number`, `open` and `pending` are used on the hot path, from any thread,
-    without a lock: each use is one atomic step of the interpreter.
+    without a lock: each use is one atomic step of the interpreter. `open` also holds the windows
+    that are `pending`.
+
+    Args:
+        remark: notes an event of the session, by kind and sentence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remark: Callable[[str, str], None] | None = None) -> None:
+        self._remark = remark or (lambda _kind, _message: None)
         self.new_id: Callable[[], int] = itertools.count(1).__next__
         self.label_numbers: dict[tuple[str, str], int] = {}
         self.open: dict[int, Closable] = {}
         self.pending: deque[Closed] = deque()
         self.late_units: deque[tuple[int, Mapping[str, float]]] = deque()
         self._lock = threading.Lock()
-        self._label_table: list[Label] = []
+        self._new_label_number: Callable[[], int] = itertools.count().__next__
+        self._labels: dict[int, Label] = {}
+        self._phases: set[str] = set()
         self._thread_numbers: dict[int, int] = {}
         self._thread_names: list[str] = []
         self._columns = _empty_columns()
         self._pieces: list[tuple[int, int, int]] = []
         self._units: dict[str, tuple[array[int], array[float]]] = {}
+        # How much is forgotten.
+        self._gone = WindowMark()
+        # Windows up to this number are forgotten, but for those of which something is still to come.
+        self._forgotten_id = 0
+        self._spared_ids: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return how many closed windows are in memory."""
+        return len(self._columns[0]) + len(self.pending)
 
     @property
     def edges(self) -> tuple[int, int]:
         """Two numbers of which one changes whenever a window opens or closes."""
-        return len(self._columns[0]) + len(self.pending), len(self.open)
+        pending = len(self.pending)
+        return len(self._columns[0]) + pending, len(self.open) - pending
 
     def label_number(self, name: str, phase: str) -> int:
         """Return the number of a label, a new one for a new label."""
-        with self._lock:
-            number = self.label_numbers.get((name, phase))
-            if number is None:
-                number = len(self._label_table)
-                self._label_table.append(Label(name, phase))
-                self.label_numbers[name, phase] = number
-            return number
+        # Without a lock, which the thread that a signal's handler interrupts may hold: a number is taken,
+        # its label noted, and of two threads that do this for one label the first one counts.
+        label = self._within_limits(name, phase)
+        if label not in self.label_numbers:
+            number = self._new_label_number()
+            self._labels[number] = label
+            self._phases.add(label.phase)
+            self.label_numbers.setdefault(label, number)
+        # Names beyond the limit are not kept.
+        return self.label_numbers[label]
+
+    def _within_limits(self, name: str, phase: str) -> Label:
+        """Return the label, or that of all others where there are too many."""
+        if phase not in self._phases and len(self._phases) >= MOST_PHASES:
+            text = f"more than {MOST_PHASES} phases: further ones are told together as {OTHER_PHASES!r}"
+            self._remark("note", text)
+            phase = OTHER_PHASES
+        if len(self._labels) >= MOST_LABELS:
+            text = (
+                f"more than {MOST_LABELS} names of windows: further ones are told together as {OTHER_NAMES!r}"
+            )
+            self._remark("note", text)
+            name = OTHER_NAMES
+        return Label(name, phase)
+
+    def _labels_from(self, first: int) -> list[Label]:
+        """Return the labels from a number on, up to one that is just being noted."""
+        labels = self._labels
+        return [labels[number] for number in itertools.takewhile(labels.__contains__, itertools.count(first))]
 
     def compact(self) -> None:
         """Move closed windows from the queue into the columns."""
@@ -168,11 +233,22 @@ class WindowLog:
                 self._lock.release()
 
     def _compact(self) -> None:
+        # First these: of windows that are put away below, or have been.
+        while self.late_units:
+            window_id, units = self.late_units.popleft()
+            if self._forgotten_id < window_id or window_id in self._spared_ids:
+                _add_units(self._units, window_id, units)
+            else:
+                text = "work was counted in a window long after it had ended, which is no longer in memory"
+                self._remark("window", f"{text}: it is left out")
         while self.pending:
             batch = [self.pending.popleft() for _ in range(min(len(self.pending), MOST_PENDING))]
+            # One that two threads have closed at a time is queued twice.
+            batch = list({closed.id: closed for closed in batch if closed.id in self.open}.values())
             self._extend(self._columns, self._pieces, self._units, batch)
-        while self.late_units:
-            _add_units(self._units, *self.late_units.popleft())
+            # Last: what Ctrl-C interrupts here is found among the open ones.
+            for closed in batch:
+                self.open.pop(closed.id, None)
 
     def snapshot(self, now_ns: int, since_ns: int | None = None) -> WindowRecords:
         """Return the windows so far; open ones end at `now_ns` and are flagged `OPEN`.
@@ -190,6 +266,10 @@ class WindowLog:
             pieces = list(self._pieces)
             units = {name: (ids[:], counts[:]) for name, (ids, counts) in self._units.items()}
             still_open = [window.closed(now_ns) for window in list(self.open.values())]
+            if any(not item.flags & OPEN for item in still_open):
+                # Closed just now; or put away already, when Ctrl-C came.
+                known = set(columns[0])
+                still_open = [item for item in still_open if item.id not in known]
             self._extend(columns, pieces, units, still_open)
             order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
             in_order = [array(column.typecode, [column[row] for row in order]) for column in columns]
@@ -204,9 +284,53 @@ class WindowLog:
                 flags,
                 tuple(pieces),
                 units,
-                tuple(self._label_table),
+                tuple(self._labels_from(0)),
                 tuple(self._thread_names),
             )
+
+    def middle_ns(self) -> int | None:
+        """Return the end of the window at half of those in memory; None if there are none."""
+        with self._lock:
+            ends = self._columns[5]
+            return ends[len(ends) // 2] if ends else None
+
+    def ended_until(self, time_ns: int) -> list[tuple[int, ...]]:
+        """Return the closed windows in memory that ended up to a time, as rows of the columns."""
+        with self._lock:
+            return [row for row in zip(*self._columns, strict=True) if row[5] <= time_ns]
+
+    def forget_before(self, time_ns: int) -> None:
+        """Forget windows that ended before a time, but for those that later ones were opened in."""
+        self.compact()
+        with self._lock:
+            ids, parent_ids, ends = (self._columns[column] for column in (0, 1, 5))
+            old = [row for row, end in enumerate(ends) if end < time_ns]
+            gone = {ids[row] for row in old}
+            needed = {window.closed(time_ns).parent_id for window in list(self.open.values())}
+            needed.update(parent for row, parent in enumerate(parent_ids) if ids[row] not in gone)
+            # Windows are opened after those that they are in.
+            for row in sorted(old, key=ids.__getitem__, reverse=True):
+                if ids[row] in needed:
+                    gone.discard(ids[row])
+                    needed.add(parent_ids[row])
+            if not gone:
+                return
+            kept = [row for row, number in enumerate(ids) if number not in gone]
+            pieces = [piece for piece in self._pieces if piece[0] not in gone]
+            units = {unit: _without(gone, *columns) for unit, columns in self._units.items()}
+            self._gone = WindowMark(
+                self._gone.windows + len(gone),
+                self._gone.pieces + len(self._pieces) - len(pieces),
+                units={
+                    unit: self._gone.units.get(unit, 0) + len(columns[0]) - len(units[unit][0])
+                    for unit, columns in self._units.items()
+                },
+            )
+            self._columns = tuple(array(c.typecode, [c[row] for row in kept]) for c in self._columns)
+            self._pieces, self._units = pieces, units
+            self._forgotten_id = max(self._forgotten_id, *gone)
+            kept_ids = {*self._columns[0], *self.open}
+            self._spared_ids = {number for number in kept_ids if number <= self._forgotten_id}
 
     def news(self, mark: WindowMark, most_open: int) -> WindowNews:
         """Return what has come since `mark`, and up to so many windows that are open."""
@@ -214,23 +338,24 @@ class WindowLog:
         with self._lock:
             still_open = [window.closed() for window in list(self.open.values())[:most_open]]
             numbered = [item._replace(thread=self._thread_number(item.thread)) for item in still_open]
-            units = {
-                name: (ids[mark.units.get(name, 0) :], counts[mark.units.get(name, 0) :])
-                for name, (ids, counts) in self._units.items()
-            }
+            labels = self._labels_from(mark.labels)
+            gone, units = self._gone, {}
+            for name, (ids, counts) in self._units.items():
+                first = max(0, mark.units.get(name, 0) - gone.units.get(name, 0))
+                units[name] = ids[first:], counts[first:]
             return WindowNews(
-                tuple(column[mark.windows :] for column in self._columns),
-                self._pieces[mark.pieces :],
+                tuple(column[max(0, mark.windows - gone.windows) :] for column in self._columns),
+                self._pieces[max(0, mark.pieces - gone.pieces) :],
                 {name: new for name, new in units.items() if new[0]},
-                self._label_table[mark.labels :],
+                labels,
                 self._thread_names[mark.threads :],
                 numbered,
                 WindowMark(
-                    len(self._columns[0]),
-                    len(self._pieces),
-                    len(self._label_table),
+                    gone.windows + len(self._columns[0]),
+                    gone.pieces + len(self._pieces),
+                    mark.labels + len(labels),
                     len(self._thread_names),
-                    {name: len(ids) for name, (ids, _) in self._units.items()},
+                    {name: gone.units.get(name, 0) + len(ids) for name, (ids, _) in self._units.items()},
                 ),
             )
 
@@ -248,10 +373,9 @@ class WindowLog:
         )
         numbers = {ident: self._thread_number(ident) for ident in set(threads)}
         numbered = [numbers[ident] for ident in threads]
-        for column, values in zip(
-            columns, (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags), strict=True
-        ):
-            column.extend(values)
+        rows = (ids, parent_ids, labels, numbered, starts_ns, ends_ns, flags)
+        # In one step of the interpreter: Ctrl-C finds columns of the same length.
+        deque(map(array.extend, columns, rows), maxlen=0)
         for window_id, window_spans in zip(ids, spans, strict=True):
             if window_spans is not None:
                 pieces.extend((window_id, start, end) for start, end in window_spans)
@@ -262,15 +386,28 @@ class WindowLog:
     def _thread_number(self, ident: int) -> int:
         number = self._thread_numbers.get(ident)
         if number is None:
+            if len(self._thread_names) > MOST_THREADS:
+                return MOST_THREADS
             names = {thread.ident: thread.name for thread in threading.enumerate()}
-            number = self._thread_numbers[ident] = len(self._thread_names)
-            self._thread_names.append(names.get(ident, f"thread {ident}"))
+            number = len(self._thread_names)
+            if number < MOST_THREADS:
+                self._thread_numbers[ident] = number
+                self._thread_names.append(names.get(ident, f"thread {ident}"))
+            else:
+                self._thread_names.append(OTHER_THREADS)
+                text = f"more than {MOST_THREADS} threads: windows of further ones have no name of a thread"
+                self._remark("note", text)
         return number
 
 
 def _empty_columns() -> tuple[array[int], ...]:
-    """Columns id, parent, label, thread, start, end, flags: 41 bytes a window."""
-    return tuple(array(typecode) for typecode in "qqiiqqB")
+    return tuple(array(typecode) for typecode in WINDOW_COLUMNS.values())
+
+
+def _without(gone: set[int], ids: array[int], counts: array[float]) -> tuple[array[int], array[float]]:
+    """Return the counts of work without those of some windows."""
+    kept = [row for row, number in enumerate(ids) if number not in gone]
+    return array("q", [ids[row] for row in kept]), array("d", [counts[row] for row in kept])
 
 
 def _add_units(

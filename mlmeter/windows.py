@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
 from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed, WindowLog
-from mlmeter.work import check_counts, check_names
+from mlmeter.work import check_counts, check_names, checked_metrics
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
@@ -197,16 +197,21 @@ class Window:
         recorder = self._recorder
         if self.end_ns != NOT_YET:
             return
-        if recorder.device is not None and self._resumed_ns != NOT_YET:
-            self._end_piece(recorder.device)
+        # Another thread may stop the meter at any moment.
+        device = recorder.device
+        if device is not None and self._resumed_ns != NOT_YET:
+            self._end_piece(device)
+        if exception_type is not None and not _is_normal_end(exception):
+            self._flags |= FAILED
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
             recorder.edge()
-        if exception_type is not None and not _is_normal_end(exception):
-            self._flags |= FAILED
         self._leave_context()
         log = recorder.log
-        if log.open.pop(self.id, None) is not None and recorder.running:
+        if not recorder.running:
+            log.open.pop(self.id, None)
+        elif self.id in log.open:
+            # It stays among the open ones until the log has put it away: no snapshot misses it.
             log.pending.append(self.closed())
             if len(log.pending) >= MOST_PENDING:
                 log.relieve()
@@ -249,6 +254,20 @@ class Window:
         if self.end_ns != NOT_YET:
             self._recorder.log.late_units.append((self.id, units))
         self.units = totals
+
+    def metric(self, **values: float) -> None:
+        """Record what was reached in this window, such as ``window.metric(accuracy=0.91)``.
+
+        Metrics are never added up; of several values of one window the last one counts.
+
+        Raises:
+            ArgumentError: a value is not a finite number.
+            StateError: the window has not been opened.
+        """
+        metrics = checked_metrics(values)
+        if not self.id:
+            raise StateError(f"window {self.name!r} is not open yet: record metrics inside it")
+        self._recorder.log.late_units.append((self.id, metrics))
 
     def energy(self, kind: str | None = None) -> Energy:
         """Return at once the energy so far, children included; provisional until `result`.
@@ -323,8 +342,9 @@ class Window:
 
     def suspend(self) -> None:
         """Interrupt the window: what follows is not its time (a generator that has yielded)."""
-        if self._recorder.device is not None:
-            self._end_piece(self._recorder.device)
+        device = self._recorder.device
+        if device is not None:
+            self._end_piece(device)
         now = self._recorder.now_ns()
         if self._pieces is None:
             self._pieces = []
@@ -336,7 +356,12 @@ class Window:
         """Go on after `suspend`."""
         device = self._recorder.device
         self._mark = None if device is None else self._device_edge(device)
-        self._enclosing = _enclosing_window()
+        enclosing = inner = _enclosing_window()
+        while inner is not None and inner is not self:
+            inner = inner._enclosing
+        if inner is None:
+            # Else it goes on within itself, in a context that was copied inside it.
+            self._enclosing = enclosing
         self._token = current.set(self)
         self._resumed_ns = self._recorder.now_ns()
 

@@ -49,6 +49,8 @@ RESERVED_NAMES = frozenset(
     }
 )
 RATE_PREFIX = "joules_per_"
+# Numbers of windows that are no counts, such as an accuracy: kept beside them, never added up.
+METRIC_PREFIX = "metric_"
 # More than any count of work; an integer above it would not survive the way into a table.
 LARGEST_COUNT = 2**63
 IRREGULAR = {"flops": "flop", "queries": "query", "indices": "index"}
@@ -66,7 +68,7 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not name.isidentifier():
             raise ArgumentError(f"{name!r} cannot name a count of work: use letters, digits and underscores")
-        if name in RESERVED_NAMES or name.startswith(RATE_PREFIX):
+        if name in RESERVED_NAMES or name.startswith((RATE_PREFIX, METRIC_PREFIX)):
             raise ArgumentError(f"{name!r} cannot name a count of work: it is a column of the tables")
 
 
@@ -85,6 +87,31 @@ def check_counts(units: Mapping[str, Any]) -> None:
             usable = False
         if not usable:
             raise ArgumentError(f"{name}={count!r}: a count of work is a finite number of 0 or more")
+
+
+def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics under the names that they are kept by.
+
+    Raises:
+        ArgumentError: a name is no identifier, or a value is not a finite number.
+    """
+    found = {}
+    for name, value in metrics.items():
+        if not name.isidentifier():
+            raise ArgumentError(f"{name!r} cannot name a metric: use letters, digits and underscores")
+        try:
+            number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ArgumentError(f"{name}={value!r}: a metric is a finite number")
+        found[f"{METRIC_PREFIX}{name}"] = number
+    return found
+
+
+def is_metric(name: str) -> bool:
+    """Tell a metric from a count of work."""
+    return name.startswith(METRIC_PREFIX)
 
 
 def singular(unit: str) -> str:

@@ -39,10 +39,10 @@ from tests.backends.powercap_tree import LivePowercapTree
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 STEP_SECONDS = 0.01
-STEPS_PER_EPOCH = 50
-EPOCHS = 3
-WARM_UP_STEPS = 30
-FIRST_ROUNDS, QUICK_ROUNDS = 10, 2
+STEPS_PER_EPOCH = 60
+EPOCHS = 2
+WARM_UP_STEPS = 20
+FIRST_ROUNDS, QUICK_ROUNDS = 10, 3
 LONGEST_LEARNING_SECONDS = 180.0
 HALF_WIDTH_PERCENT = 0.5
 LARGEST_PERCENT, LARGEST_HIGH_PERCENT = 0.5, 1.0
@@ -338,7 +338,7 @@ def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, half a minute")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, less than a minute")
     parser.add_argument("--rounds", type=int, help="so many; default: as many as the interval needs")
     parser.add_argument("--minutes", type=float, default=30.0, help="no new rounds after that")
     parser.add_argument("--loads", default=",".join(LOADS), help="some of " + ", ".join(LOADS))

@@ -8,6 +8,7 @@ events are timed from the reference before them.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ REFERENCE_SECONDS = 1.0
 # Single precision tells microseconds for so long. An idle device is left alone until work is
 # launched on it again: to ask it would wake it.
 LONGEST_NS = 10_000_000_000
+# References kept from before a time: they tell the drift then.
+REFERENCES_BEFORE = 20
 REFERENCE_TRIES = 3
 # An idle stream answers in microseconds; one that does not is not idle.
 PATIENCE_NS = 2_000_000
@@ -66,6 +69,7 @@ class DeviceClock:
         self._stream: Any = None
         self._tried_ns = 0
         self._narrowest_ns = 0
+        self._forgotten = 0
         self._device_ns, self._host_ns, self._half_widths_ns = array("q"), array("q"), array("q")
 
     def is_due(self, *, final: bool) -> bool:
@@ -104,10 +108,18 @@ class DeviceClock:
 
     def append_references(self, columns: dict[str, array[int]], first: int = 0) -> None:
         """Append references, or those from one on, to columns of device, both times and half width."""
+        first = max(0, first - self._forgotten)
         numbers = array("i", [self.number]) * (len(self._device_ns) - first)
         mine = (numbers, self._device_ns[first:], self._host_ns[first:], self._half_widths_ns[first:])
         for column, values in zip(columns.values(), mine, strict=True):
             column.extend(values)
+
+    def forget_before(self, host_ns: int) -> None:
+        """Forget the references from before a time of the host, but for some."""
+        first = max(0, bisect_right(self._host_ns, host_ns) - REFERENCES_BEFORE)
+        self._forgotten += first
+        for column in (self._device_ns, self._host_ns, self._half_widths_ns):
+            del column[:first]
 
     def _answers(self, event: Any, since_ns: int) -> bool:
         for _ in range(MOST_QUERIES):

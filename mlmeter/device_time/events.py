@@ -83,6 +83,8 @@ class DeviceEvents:
         self._spans = {name: array(typecode) for name, typecode in SPAN_COLUMNS.items()}
         # Host times up to which so many spans had been read, ascending.
         self._read_at_ns, self._read_spans = array("q"), array("q")
+        # Spans that are no longer here.
+        self.forgotten = 0
         self.failed = False
 
     @property
@@ -209,10 +211,27 @@ class DeviceEvents:
                 clock.append_references(references)
             return DeviceTimes(**spans, **references, uuids=self.uuids())
 
+    def forget_before(self, time_ns: int) -> None:
+        """Forget the edges of windows that had been read before a time of the host."""
+        with self._lock:
+            for clock in self._clocks.values():
+                clock.forget_before(time_ns)
+            before = bisect_left(self._read_at_ns, time_ns)
+            if not before:
+                return
+            spans = self._read_spans[before - 1]
+            self.forgotten += spans
+            for column in self._spans.values():
+                del column[:spans]
+            # What was read at the last of these times is still here.
+            del self._read_at_ns[: before - 1], self._read_spans[: before - 1]
+            self._read_spans = array("q", [count - spans for count in self._read_spans])
+
     def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
         """Return what has been read since there were so many spans, and references of each device."""
         with self._lock:
-            new = {name: column[spans:] for name, column in self._spans.items()}
+            first = max(0, spans - self.forgotten)
+            new = {name: column[first:] for name, column in self._spans.items()}
             columns = {name: array(typecode) for name, typecode in REFERENCE_COLUMNS.items()}
             for number, clock in self._clocks.items():
                 clock.append_references(columns, references.get(number, 0))

@@ -98,6 +98,16 @@ class SessionDevices:
         """Return what is known of windows, or of those since some time."""
         return DeviceTimes() if self._events is None else self._events.times(since_ns)
 
+    def forget_before(self, time_ns: int) -> None:
+        """Forget what had been read before a time of the host."""
+        if self._events is not None:
+            self._events.forget_before(time_ns)
+
+    @property
+    def forgotten_spans(self) -> int:
+        """How many pieces of windows are forgotten; `news` counts them, too."""
+        return 0 if self._events is None else self._events.forgotten
+
     def news(self, spans: int, references: Mapping[int, int]) -> DeviceTimes:
         """Return what has been read since there were so many spans, and references of each device."""
         return DeviceTimes() if self._events is None else self._events.news(spans, references)

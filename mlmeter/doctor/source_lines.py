@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from mlmeter.foreign_files import visible
+
 WIDTH = 80
 # Of these two ways to the same counters say the same.
 SAME_STATUSES = ("not found", "stands still")
@@ -80,7 +82,7 @@ def _advice_for(source: str, advice: list[dict[str, Any]]) -> int | None:
 def wrap(text: str, indent: str = "") -> str:
     """Return a paragraph whose lines after the first stand two columns further in."""
     return textwrap.fill(
-        text,
+        visible(text.replace("\n", " ")),
         WIDTH,
         initial_indent=indent,
         subsequent_indent=f"{indent}  ",

@@ -9,6 +9,7 @@ from typing import Any
 from mlmeter.doctor.advice import APPLY
 from mlmeter.doctor.source_lines import WIDTH, sources_text, wrap
 from mlmeter.doctor.surroundings import UNKNOWN
+from mlmeter.foreign_files import visible
 from mlmeter.measurement import Provenance
 from mlmeter.report.text import fitting_table, number, shorten, table
 
@@ -87,7 +88,10 @@ def _by(diagnosis: dict[str, Any], worth: str) -> str:
 
 def _labelled(label: str, text: str) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=f"  {label:{LABEL_WIDTH}}", subsequent_indent=" " * (LABEL_WIDTH + 2)
+        visible(text),
+        WIDTH,
+        initial_indent=f"  {label:{LABEL_WIDTH}}",
+        subsequent_indent=" " * (LABEL_WIDTH + 2),
     )
 
 

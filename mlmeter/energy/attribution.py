@@ -7,11 +7,11 @@ windows, and phases, add up to the session.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.cached import cached_property
 from mlmeter.energy.counters import FAST_PERIOD_SECONDS, LONGEST_PERIOD_RATIO
 from mlmeter.energy.gauge_intervals import GaugeIntervals, gauge_intervals_of
 from mlmeter.energy.labels import LabelledWindows

@@ -30,6 +30,7 @@ STUCK_SECONDS = 1.0
 INTEGRATED_RATIO = 0.9
 # A counter that goes on with less than this part of that energy has missed the time.
 CAUGHT_UP_RATIO = 0.5
+MOST_REMARKS = 1_000
 # Shorter means are dominated by the refresh time of the counter.
 SHORTEST_MEAN_SECONDS = 0.01
 
@@ -40,6 +41,17 @@ class Remark(NamedTuple):
     at_ns: int
     kind: str
     message: str
+
+
+class Remarks(list[Remark]):
+    """The remarks about one domain, not more than `MOST_REMARKS`: a fault can come again for weeks."""
+
+    def append(self, remark: Remark) -> None:
+        """Add a remark; the last one that there is room for says that further ones are missing."""
+        if len(self) == MOST_REMARKS - 1:
+            remark = Remark(remark.at_ns, "note", "further events of this domain are not kept")
+        if len(self) < MOST_REMARKS:
+            super().append(remark)
 
 
 class Rows(NamedTuple):
@@ -99,7 +111,7 @@ class CounterRows:
         self._mean_anchor = 0
         self.readings = 0
         self.resets = 0
-        self.remarks: list[Remark] = []
+        self.remarks = Remarks()
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""
@@ -176,7 +188,7 @@ class CounterRows:
         return Rows(
             **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
-            last_ns=self._last.end_ns if self._last is not None else None,
+            last_ns=self.last_ns,
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_mean_watts,
@@ -188,6 +200,16 @@ class CounterRows:
     def cross_check(self) -> BothEnergies | None:
         """What the counter and the power read with it have given so far."""
         return self._check.both
+
+    @property
+    def last_ns(self) -> int | None:
+        """When it was read last; None if never."""
+        return self._last.end_ns if self._last is not None else None
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What differs as soon as something is known beside the rows that changes their meaning."""
+        return len(self._gaps), self._gaps[-1:], self.resets, self._integrated_ns
 
     def _changed(self, last: Reading, reading: Reading) -> None:
         """Book a step: plain, wrapped, or a reset after which the count starts anew."""

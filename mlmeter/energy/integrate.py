@@ -5,7 +5,7 @@ Every reading is kept, also unchanged ones: a held value is not a ramp to the ne
 
 from __future__ import annotations
 
-from mlmeter.energy.counters import Remark, Rows
+from mlmeter.energy.counters import Remark, Remarks, Rows
 from mlmeter.energy.row_columns import RowColumns
 from mlmeter.energy.trapezoids import longest_step_seconds
 from mlmeter.measurement import Domain, Failure, Reading
@@ -33,11 +33,11 @@ class GaugeRows:
         self._largest_watts = 0.0
         self.readings = 0
         self.resets = 0
-        self.remarks: list[Remark] = []
+        self.remarks = Remarks()
 
     def add(self, reading: Reading) -> None:
         """Take one reading; one older than what is known is dropped."""
-        last_ns = self._last_ns
+        last_ns = self.last_ns
         if last_ns is not None and reading.end_ns <= last_ns:
             return
         self.readings += 1
@@ -59,7 +59,7 @@ class GaugeRows:
 
     def close(self, end_ns: int) -> None:
         """Book a gap up to `end_ns` if power has not been read for long."""
-        last_ns = self._last_ns
+        last_ns = self.last_ns
         if last_ns is not None and end_ns - last_ns > self._gap_ns:
             self._book_gap(last_ns, end_ns)
 
@@ -77,7 +77,7 @@ class GaugeRows:
         return Rows(
             **self.columns.since(number)._asdict(),
             gaps_ns=tuple(self._gaps),
-            last_ns=self._last_ns,
+            last_ns=self.last_ns,
             readings=self.readings,
             resets=self.resets,
             largest_mean_watts=self._largest_watts,
@@ -88,7 +88,13 @@ class GaugeRows:
         self.columns.forget(number)
 
     @property
-    def _last_ns(self) -> int | None:
+    def content(self) -> tuple[object, ...]:
+        """What differs as soon as something is known beside the rows that changes their meaning."""
+        return len(self._gaps), self._gaps[-1:]
+
+    @property
+    def last_ns(self) -> int | None:
+        """When it was read last; None if never."""
         return self.columns.before_ns[-1] if self.columns else None
 
     def _book_gap(self, start_ns: int, end_ns: int, remedy: str = "") -> None:

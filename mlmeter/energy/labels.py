@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.cached import cached_property
 from mlmeter.energy.membership import Membership
 from mlmeter.energy.windows import Ownership, Windows
 

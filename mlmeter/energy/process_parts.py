@@ -12,11 +12,11 @@ given what it used in the whole interval. For long spans that concerns the two e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlmeter.cached import cached_property
 from mlmeter.energy.occupancy import ranges
 from mlmeter.energy.process_share import IDLE, NOT_ATTRIBUTED, PARTS, PROCESS, UNATTRIBUTED
 from mlmeter.energy.uncertainty import RESOLVED_RATIO, UNIFORM_SIGMA

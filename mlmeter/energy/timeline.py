@@ -6,11 +6,11 @@ between two refreshes, as long as the power stays within [0, `max_power_watts`].
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from mlmeter.cached import cached_property
 from mlmeter.energy.counters import DEFAULT_MAX_POWER_WATTS, FAST_PERIOD_SECONDS, Rows
 from mlmeter.energy.gaps import Gaps
 from mlmeter.energy.gauge_timeline import GaugeTimeline

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from mlmeter.recording import Recording, Run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mlmeter.energy.columns import Columns
     from mlmeter.energy.counters import Rows
-    from mlmeter.measurement import Domain
+    from mlmeter.measurement import Domain, Event
+    from mlmeter.process_scope import ProcessScope
+
+    Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # The idea of MLPerf Power's shortest run.
 SHORTEST_SECONDS, FEWEST_REFRESHES = 60.0, 100
@@ -48,16 +52,44 @@ _DOMAIN_COLUMNS = (
 _SHARE_COLUMNS = ("session", "domain", "kind", "part", *ENERGY_COLUMNS, "share_ratio", "reason")
 
 
-def domains_table(recording: Recording) -> Table:
-    """One row per domain, and one per source that gave nothing, with the reason."""
+class Parts(Protocol):
+    """What tells whose the energy of a session is."""
+
+    @property
+    def process(self) -> ProcessScope | None:
+        """What takes a process' part."""
+
+    def wholes(self) -> dict[str, Columns]:
+        """Return the energy of each domain and of all."""
+
+    def session_parts(self, part: int) -> Iterator[tuple[str, str, Columns]]:
+        """Yield name, kind and energy of one part of each domain, and of all."""
+
+
+def domains_table(
+    recording: Recording,
+    totals: Mapping[str, Columns] | None = None,
+    gaps_seconds: Mapping[str, float] | None = None,
+) -> Table:
+    """One row per domain, and one per source that gave nothing, with the reason.
+
+    Args:
+        recording: the session.
+        totals: energies of the session by domain; None for those of the recording.
+        gaps_seconds: how long each was not metered; None for what the recording tells.
+    """
     rows = []
     run = recording.run
-    totals = recording.resolution.wholes()
+    if totals is None:
+        totals = recording.resolution.wholes()
+    if gaps_seconds is None:
+        gaps_seconds = {
+            domain.name: overlap_seconds(found.gaps_ns, run) for domain, found in recording.domains
+        }
     for domain, collected in recording.domains:
         energies = totals.get(domain.name)
         readable = energies is not None and energies["provenance"][0] is not None
         check = collected.cross_check if collected.cross_check and collected.cross_check.seconds > 0 else None
-        gaps = sum(_overlap(span, (run.start_ns, run.end_ns)) for span in collected.gaps_ns)
         rows.append(
             {
                 "session": run.id,
@@ -74,7 +106,7 @@ def domains_table(recording: Recording) -> Table:
                 "coverage_ratio": float(energies["coverage_ratio"][0]) if energies else 0.0,
                 "readings": collected.readings,
                 "resets": collected.resets,
-                "gaps_seconds": gaps * 1e-9,
+                "gaps_seconds": gaps_seconds[domain.name],
                 "parent": domain.parent,
                 "counted": domain.counted,
                 "shared": domain.shared,
@@ -116,13 +148,19 @@ def unread_reason(recording: Recording, domain_name: str) -> str:
     return "its counter stood still"
 
 
-def _overlap(span: tuple[int, int], session: tuple[int, int]) -> int:
-    return max(0, min(span[1], session[1]) - max(span[0], session[0]))
+def overlap_seconds(gaps_ns: Sequence[tuple[int, int]], run: Run) -> float:
+    """Return how long gaps are within a run."""
+    return sum(max(0, min(end, run.end_ns) - max(start, run.start_ns)) for start, end in gaps_ns) * 1e-9
 
 
-def shares_table(recording: Recording) -> Table:
-    """One row per domain and part of the session's energy: the process', others', idle, not attributed."""
-    resolution = recording.resolution
+def shares_table(recording: Recording, found: Parts | None = None) -> Table:
+    """One row per domain and part of the session's energy: the process', others', idle, not attributed.
+
+    Args:
+        recording: the session.
+        found: its parts; None for those of the recording.
+    """
+    resolution = found or recording.resolution
     blocks: list[dict[str, Any]] = [{column: np.zeros(0, dtype=object) for column in _SHARE_COLUMNS}]
     domains = {domain.name: domain for domain, _ in recording.domains}
     wholes = resolution.wholes()
@@ -146,19 +184,19 @@ def shares_table(recording: Recording) -> Table:
     return Table("shares", {name: np.asarray(column)[order] for name, column in parts.columns.items()})
 
 
-def samples_table(recording: Recording) -> Table:
-    """Time series: joules since the start and mean watts since the row before."""
-    duration = recording.run.duration_seconds
+def samples_table(recording: Recording, points: Mapping[str, Points] | None = None) -> Table:
+    """Time series: joules since the start and mean watts since the row before.
+
+    Args:
+        recording: the session.
+        points: seconds and joules since its start, by domain; None for those of the recording.
+    """
     blocks = []
-    for domain, rows in recording.domains:
-        attribution = recording.resolution.attributions.get(domain.name)
-        if attribution is None or not attribution.timeline.known:
+    for domain, _ in recording.domains:
+        found = sample_points(recording, domain) if points is None else points.get(domain.name)
+        if found is None:
             continue
-        timeline = attribution.timeline
-        read_at = (np.array(rows.before_ns, dtype=np.int64) - recording.run.start_ns) * 1e-9
-        inside = read_at[(read_at > 0) & (read_at < duration)]
-        times = np.unique(np.concatenate(([0.0], inside, [duration])))
-        joules = timeline.energy_at(times) - timeline.energy_at(np.zeros(1))
+        times, joules = found
         watts = np.concatenate(([np.nan], ratio(np.diff(joules), np.diff(times))))
         blocks.append(
             {
@@ -176,9 +214,33 @@ def samples_table(recording: Recording) -> Table:
     return join("samples", blocks) if blocks else Table("samples", empty)
 
 
-def events_table(recording: Recording) -> Table:
-    """One row per event, in order of time."""
-    found = (*recording.events, *recording.resolution.events)
+def sample_points(recording: Recording, domain: Domain) -> Points | None:
+    """Return seconds and joules since the start at each reading of a domain; None if nothing is known.
+
+    Args:
+        recording: without chapters.
+        domain: one of its domains.
+    """
+    duration = recording.run.duration_seconds
+    attribution = recording.resolution.attributions.get(domain.name)
+    if attribution is None or not attribution.timeline.known:
+        return None
+    timeline = attribution.timeline
+    rows = dict(recording.domains)[domain]
+    read_at = (np.array(rows.before_ns, dtype=np.int64) - recording.run.start_ns) * 1e-9
+    inside = read_at[(read_at > 0) & (read_at < duration)]
+    times = np.unique(np.concatenate(([0.0], inside, [duration])))
+    return times, timeline.energy_at(times) - timeline.energy_at(np.zeros(1))
+
+
+def events_table(recording: Recording, further: Sequence[Event] | None = None) -> Table:
+    """One row per event, in order of time.
+
+    Args:
+        recording: the session.
+        further: events beside its own; None for what the fits of the recording say.
+    """
+    found = (*recording.events, *(recording.resolution.events if further is None else further))
     events = sorted(found, key=lambda event: event.time_seconds)
     return Table(
         "events",

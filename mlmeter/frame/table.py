@@ -60,7 +60,10 @@ def object_column(value: object) -> NDArray[Any]:
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
     """Divide; NaN where there is nothing to divide by."""
     result = np.full(len(numerator), np.nan)
-    np.divide(numerator, denominator, out=result, where=np.nan_to_num(denominator) > 0)
+    # A quotient that no number can hold is as absent as one of nothing.
+    with np.errstate(over="ignore"):
+        np.divide(numerator, denominator, out=result, where=np.nan_to_num(denominator) > 0)
+    result[np.isinf(result)] = np.nan
     return result
 
 

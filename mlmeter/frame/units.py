@@ -8,7 +8,7 @@ import numpy as np
 
 from mlmeter.frame.table import ratio, sum_by
 from mlmeter.recording import Recording
-from mlmeter.work import rate_names
+from mlmeter.work import is_metric, rate_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,8 @@ def units_by_window(recording: Recording) -> dict[str, NDArray[np.float64]]:
     ids = np.array(recording.windows.ids, dtype=np.int64)
     table = {}
     for unit, (window_ids, counts) in sorted(recording.windows.units.items()):
+        if is_metric(unit):
+            continue
         rows = np.searchsorted(ids, np.array(window_ids, dtype=np.int64)) + 1
         valid = np.isin(np.array(window_ids, dtype=np.int64), ids)
         sums = np.zeros(len(ids) + 1)
@@ -26,6 +28,22 @@ def units_by_window(recording: Recording) -> dict[str, NDArray[np.float64]]:
         np.add.at(sums, rows[valid], np.array(counts)[valid])
         seen[rows[valid]] = True
         table[unit] = np.where(seen, sums, np.nan)
+    return table
+
+
+def metrics_by_window(recording: Recording) -> dict[str, NDArray[np.float64]]:
+    """Metrics of each window, the last value of each; NaN where a window has none."""
+    ids = np.array(recording.windows.ids, dtype=np.int64)
+    table = {}
+    for name, (window_ids, values) in sorted(recording.windows.units.items()):
+        if not is_metric(name):
+            continue
+        column = np.full(len(ids) + 1, np.nan)
+        of_windows = np.array(window_ids, dtype=np.int64)
+        valid = np.isin(of_windows, ids)
+        # Later ones overwrite.
+        column[np.searchsorted(ids, of_windows[valid]) + 1] = np.array(values)[valid]
+        table[name] = column
     return table
 
 

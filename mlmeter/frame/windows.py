@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlmeter.bursts import burst_rows
+from mlmeter.bursts import BurstCounts, burst_rows
 from mlmeter.dynamic_energy import DynamicEnergy, idle_powers
 from mlmeter.energy.columns import ENERGY_COLUMNS
 from mlmeter.energy.windows import hulls
 from mlmeter.frame.table import Table, join, ratio, repeat, sum_by
-from mlmeter.frame.units import pooled_unit_columns, unit_columns, units_by_phase, units_by_window
+from mlmeter.frame.units import (
+    metrics_by_window,
+    pooled_unit_columns,
+    unit_columns,
+    units_by_phase,
+    units_by_window,
+)
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.time_bases import TimeBase
 from mlmeter.window_log import FAILED, OPEN
@@ -36,7 +43,7 @@ _WINDOW_COLUMNS = (
     "unfinished",
     "synchronised",
 )
-_BURST_COLUMNS = (
+BURST_COLUMNS = (
     "session",
     "name",
     "phase",
@@ -57,41 +64,78 @@ def phases_table(recording: Recording) -> Table:
     count = len(resolution.phases)
     windows = np.bincount(resolution.phase_of_window[1:], minlength=count)
     units = {unit: counts for unit, counts in units_by_phase(recording).items() if counts.any()}
-    blocks = []
     sessions = {domain: columns for domain, _, columns in resolution.by_domain(TOTAL)}
     dynamic = DynamicEnergy(recording, "phases") if idle_powers(recording) else None
-    for domain, kind, energies in resolution.by_domain("phases"):
-        joules = energies["energy_joules"]
-        seconds = _phase_seconds(resolution, domain)
-        blocks.append(
-            {
-                "session": repeat(recording.run.id, count),
-                "phase": np.array(resolution.phases, dtype=object),
-                "domain": repeat(domain, count),
-                "kind": repeat(kind, count),
-                "duration_seconds": seconds,
-                "windows": windows,
-                **energies,
-                "mean_power_watts": ratio(joules, seconds),
-                # Of a whole that is not known, no share is.
-                "share_ratio": ratio(joules, np.full(count, _known(sessions[domain]))),
-                **unit_columns(joules, units),
-                **(dynamic.columns(domain, energies) if dynamic else {}),
-            }
-        )
-    return join("phases", blocks)
+    return join(
+        "phases",
+        [
+            phase_block(
+                PhaseFacts(recording.run.id, resolution.phases, windows, units),
+                (domain, kind),
+                phase_seconds(resolution, domain),
+                energies,
+                sessions[domain],
+                dynamic,
+            )
+            for domain, kind, energies in resolution.by_domain("phases")
+        ],
+    )
+
+
+class PhaseFacts(NamedTuple):
+    """What rows of phases have in common for all domains: windows and units are of shape (phases,)."""
+
+    session: str
+    phases: Sequence[str]
+    windows: NDArray[Any]
+    units: Mapping[str, NDArray[np.float64]]
+
+
+def phase_block(
+    facts: PhaseFacts,
+    domain: tuple[str, str],
+    seconds: NDArray[np.float64],
+    energies: Columns,
+    session: Columns,
+    dynamic: DynamicEnergy | None,
+) -> dict[str, Any]:
+    """Return the rows of one domain, one per phase.
+
+    Args:
+        facts: of the phases.
+        domain: name and kind.
+        seconds: length of each phase.
+        energies: of the phases.
+        session: of the whole session.
+        dynamic: what tells energies above idle; None without a baseline.
+    """
+    count, joules = len(facts.phases), energies["energy_joules"]
+    return {
+        "session": repeat(facts.session, count),
+        "phase": np.array(facts.phases, dtype=object),
+        "domain": repeat(domain[0], count),
+        "kind": repeat(domain[1], count),
+        "duration_seconds": seconds,
+        "windows": facts.windows,
+        **energies,
+        "mean_power_watts": ratio(joules, seconds),
+        # Of a whole that is not known, no share is.
+        "share_ratio": ratio(joules, np.full(count, _known(session))),
+        **unit_columns(joules, dict(facts.units)),
+        **(dynamic.columns(domain[0], energies) if dynamic else {}),
+    }
 
 
 def windows_table(recording: Recording) -> Table:
     """One row per window, domain and scope; window 0 is the session."""
     facts = _window_facts(recording)
-    units = units_by_window(recording)
+    units, metrics = units_by_window(recording), metrics_by_window(recording)
     blocks = []
     for scope in ("exclusive", "inclusive"):
         dynamic = DynamicEnergy(recording, scope) if idle_powers(recording) else None
         for domain, kind, energies in recording.resolution.by_domain(scope):
             count = len(facts["window"])
-            here = {**facts, **_times_of_windows(base_of(recording.resolution, domain))}
+            here = {**facts, **times_of_windows(base_of(recording.resolution, domain))}
             left = {name: here[name] for name in _WINDOW_COLUMNS[:8]}
             right = {name: here[name] for name in _WINDOW_COLUMNS[8:]}
             blocks.append(
@@ -103,6 +147,7 @@ def windows_table(recording: Recording) -> Table:
                     **energies,
                     **right,
                     **unit_columns(energies["energy_joules"], units),
+                    **metrics,
                     **(dynamic.columns(domain, energies) if dynamic else {}),
                 }
             )
@@ -113,7 +158,7 @@ def window_names_table(recording: Recording) -> Table:
     """Windows of one name and phase pooled, children included; recursion is counted once."""
     resolution, records = recording.resolution, recording.windows
     label = resolution.windows.label
-    rows = np.flatnonzero(~_inside_same_label(resolution.windows.parent, label) & (label >= 0))
+    rows = np.flatnonzero(~inside_same_label(resolution.windows.parent, label) & (label >= 0))
     labels = np.unique(label[rows])
     group = np.searchsorted(labels, label[rows])
     size = len(labels)
@@ -123,50 +168,85 @@ def window_names_table(recording: Recording) -> Table:
     inclusive = {name: columns for name, _, columns in resolution.by_domain("inclusive")}
     blocks = []
     for domain, kind, energies in resolution.pooled(rows, group, size):
-        joules = energies["energy_joules"]
-        durations = _times_of_windows(base_of(resolution, domain))["duration_seconds"]
+        durations = times_of_windows(base_of(resolution, domain))["duration_seconds"]
         seconds = np.bincount(group, weights=durations[rows], minlength=size)
         blocks.append(
-            {
-                "session": repeat(recording.run.id, size),
-                "name": np.array([records.label_table[number].name for number in labels], dtype=object),
-                "phase": np.array([records.label_table[number].phase for number in labels], dtype=object),
-                "domain": repeat(domain, size),
-                "kind": repeat(kind, size),
-                "windows": calls,
-                "duration_seconds": seconds,
-                "mean_duration_seconds": ratio(seconds, calls),
-                **energies,
-                "mean_energy_joules": ratio(joules, calls),
-                "mean_power_watts": ratio(joules, seconds),
-                **pooled_unit_columns(inclusive[domain]["energy_joules"][rows], counted, units, group),
-            }
+            name_block(
+                (recording.run.id, domain, kind),
+                [records.label_table[number] for number in labels],
+                (calls, seconds),
+                energies,
+                pooled_unit_columns(inclusive[domain]["energy_joules"][rows], counted, units, group),
+            )
         )
     return join("window_names", blocks)
 
 
+def name_block(
+    texts: tuple[str, str, str],
+    labels: Sequence[tuple[str, str]],
+    counts: tuple[NDArray[Any], NDArray[Any]],
+    energies: Columns,
+    units: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Return the rows of one domain, one per name and phase.
+
+    Args:
+        texts: session, name of the domain and its kind.
+        labels: names and phases.
+        counts: windows, and their length in seconds, shape (labels,) each.
+        energies: of the labels.
+        units: columns of work and of energy per unit.
+    """
+    size, joules, (calls, seconds) = len(labels), energies["energy_joules"], counts
+    session, domain, kind = texts
+    return {
+        "session": repeat(session, size),
+        "name": np.array([name for name, _ in labels], dtype=object),
+        "phase": np.array([phase for _, phase in labels], dtype=object),
+        "domain": repeat(domain, size),
+        "kind": repeat(kind, size),
+        "windows": calls,
+        "duration_seconds": seconds,
+        "mean_duration_seconds": ratio(seconds, calls),
+        **energies,
+        "mean_energy_joules": ratio(joules, calls),
+        "mean_power_watts": ratio(joules, seconds),
+        **units,
+    }
+
+
 def bursts_table(recording: Recording) -> Table:
     """One row per name, phase and domain: windows that follow each other closely, as one span."""
-    blocks: list[dict[str, Any]] = [{column: np.zeros(0, dtype=object) for column in _BURST_COLUMNS}]
+    blocks: list[dict[str, Any]] = [{column: np.zeros(0, dtype=object) for column in BURST_COLUMNS}]
     for row in burst_rows(recording):
-        name, phase = recording.windows.label_table[row.label]
-        for domain, kind, energies in row.energies:
-            blocks.append(
-                {
-                    "session": repeat(recording.run.id, 1),
-                    "name": repeat(name, 1),
-                    "phase": repeat(phase, 1),
-                    "domain": repeat(domain, 1),
-                    "kind": repeat(kind, 1),
-                    "bursts": np.array([row.bursts]),
-                    "windows": np.array([row.calls]),
-                    "duration_seconds": np.array([row.duration_seconds]),
-                    "busy_ratio": np.array([row.busy_seconds / row.duration_seconds]),
-                    **energies,
-                    "joules_per_window": energies["energy_joules"] / row.calls,
-                }
-            )
+        label = recording.windows.label_table[row.label]
+        blocks.extend(
+            burst_block((recording.run.id, *label, domain, kind), row, energies)
+            for domain, kind, energies in row.columns()
+        )
     return join("bursts", blocks)
+
+
+def burst_block(
+    texts: tuple[str, str, str, str, str], counts: BurstCounts, energies: Columns
+) -> dict[str, Any]:
+    """Return the row of one name, phase and domain.
+
+    Args:
+        texts: session, name, phase, name of the domain and its kind.
+        counts: of the bursts.
+        energies: of all of them, shape (1,).
+    """
+    return {
+        **{column: repeat(text, 1) for column, text in zip(BURST_COLUMNS[:5], texts, strict=True)},
+        "bursts": np.array([counts.bursts]),
+        "windows": np.array([counts.calls]),
+        "duration_seconds": np.array([counts.duration_seconds]),
+        "busy_ratio": np.array([counts.busy_seconds / counts.duration_seconds]),
+        **energies,
+        "joules_per_window": energies["energy_joules"] / counts.calls,
+    }
 
 
 def _known(session: Columns) -> float:
@@ -174,7 +254,7 @@ def _known(session: Columns) -> float:
     return float(session["energy_joules"][0]) if session["resolved"][0] else float("nan")
 
 
-def _inside_same_label(parent: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
+def inside_same_label(parent: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell which windows are inside another one of their label, however deep: recursion."""
     inside = np.zeros(len(parent), dtype=np.bool_)
     row, ancestor = np.arange(len(parent)), parent.copy()
@@ -213,11 +293,13 @@ def base_of(resolution: Resolution, domain: str) -> TimeBase:
     return resolution.bases.get(domain, resolution.host)
 
 
-def _times_of_windows(base: TimeBase) -> dict[str, NDArray[Any]]:
+def times_of_windows(base: TimeBase) -> dict[str, NDArray[Any]]:
     """Columns of windows that depend on whose times they are; row 0 is the session."""
     windows = base.windows
+    starts = hulls(windows)[0]
     return {
-        "start_seconds": hulls(windows)[0],
+        # A window without any time in the session has none.
+        "start_seconds": np.where(np.isfinite(starts), starts, np.nan),
         "duration_seconds": np.bincount(
             windows.owner, weights=windows.end - windows.start, minlength=len(windows)
         ),
@@ -225,7 +307,7 @@ def _times_of_windows(base: TimeBase) -> dict[str, NDArray[Any]]:
     }
 
 
-def _phase_seconds(resolution: Resolution, domain: str) -> NDArray[np.float64]:
+def phase_seconds(resolution: Resolution, domain: str) -> NDArray[np.float64]:
     """Time of each phase; an instant with several owners counts in parts, so phases fill the session."""
     ownership = base_of(resolution, domain).ownership
     phase = resolution.phase_of_window[ownership.owner]

@@ -1,8 +1,9 @@
 """Columns of numbers as compact blobs, and back.
 
-A journal is a sequence of batches, each with parts of several streams. Numbers that grow are
-written as differences to the one written before, and all numbers of a batch byte plane by byte
-plane, so that the many bytes that hardly change are compressed away. Writing needs no NumPy.
+A journal is a sequence of batches, each with parts of several streams. In a packed batch numbers
+that grow are written as differences to the one before, and all numbers byte plane by byte plane, so that the
+many bytes that hardly change are compressed away. The last batches, which will soon be
+packed together, are plain: they cost next to nothing to write. Writing needs no NumPy.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.int64]
 
-# How a column is written: as differences, as it is, or as the bits of floating-point numbers.
-GROWING, PLAIN, FLOAT = "q", "w", "d"
+# How a column is packed: as differences to the row before, to the row's first column, as it is, or as the
+# bits of floating-point numbers.
+GROWING, BESIDE, PLAIN, FLOAT = "q", "b", "w", "d"
 # Who packs a few bytes into a blob must not make a reader run out of memory: numbers in a batch.
 MOST_NUMBERS = 4_000_000
 _WIDTH = 8
 _WRAP = 1 << 64
-# Of zlib: batches that will be written again need not be as small as can be.
-FAST, SMALL = 1, 6
+_LEVEL = 6
+# The first byte of a batch that is not packed; zlib's streams begin otherwise.
+_PLAIN = b"\0"
 
 
 class Part(NamedTuple):
@@ -52,19 +55,27 @@ class Part(NamedTuple):
 Ends = dict[int, list[int]]
 
 
-def encode(
-    parts: Sequence[Part], ends: Mapping[int, Sequence[int]], level: int = SMALL
-) -> tuple[bytes, Ends]:
-    """Return a batch, and the ends after it of the streams that it has parts of.
+def plain(parts: Sequence[Part]) -> bytes:
+    """Return a batch that is not packed.
+
+    Args:
+        parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
+    """
+    numbers = _heads(parts)
+    for part in parts:
+        for code, column in zip(part.codes, part.columns, strict=True):
+            numbers.extend(_bits(column) if code == FLOAT else column)
+    return _PLAIN + _little(numbers).tobytes()
+
+
+def packed(parts: Sequence[Part], ends: Mapping[int, Sequence[int]]) -> tuple[bytes, Ends]:
+    """Return a packed batch, and the ends after it of the streams that it has parts of.
 
     Args:
         parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
         ends: of every stream before the batch; absent for a new one.
-        level: of compression.
     """
-    numbers = array("q", [len(parts)])
-    for part in parts:
-        numbers.extend((part.stream, part.back, len(part.columns[0])))
+    numbers = _heads(parts)
     after: Ends = {}
     for part in parts:
         mine = list(ends.get(part.stream) or [0] * len(part.columns))
@@ -72,10 +83,12 @@ def encode(
             if code == GROWING and len(column):
                 _extend(numbers, map(sub, column, chain((mine[position],), column)))
                 mine[position] = column[-1]
+            elif code == BESIDE:
+                _extend(numbers, map(sub, part.columns[0], column))
             else:
                 numbers.extend(_bits(column) if code == FLOAT else column)
         after[part.stream] = mine
-    return zlib.compress(_planes(numbers), level), after
+    return zlib.compress(_planes(numbers), _LEVEL), after
 
 
 def merged(batches: Iterable[Sequence[Part]]) -> list[Part]:
@@ -100,14 +113,15 @@ class Decoder:
 
     Args:
         codes: of each stream, by its number.
+        ends: of the streams before the first batch that is taken.
     """
 
-    def __init__(self, codes: Mapping[int, str]) -> None:
-        self._codes = codes
+    def __init__(self, codes: Mapping[int, str], ends: Mapping[int, Sequence[int]] | None = None) -> None:
+        self._codes, self._ends = codes, ends or {}
         # By stream the rows in order of writing, and which of them were not taken back later.
-        self._columns: dict[int, list[list[Numbers]]] = {
-            stream: [[] for _ in code] for stream, code in codes.items()
-        }
+        self._packed: dict[int, list[list[Numbers]]] = {s: [[] for _ in code] for s, code in codes.items()}
+        self._plain: dict[int, list[list[Numbers]]] = {s: [[] for _ in code] for s, code in codes.items()}
+        self._plain_began = False
         self._rows = dict.fromkeys(codes, 0)
         self._live: dict[int, list[tuple[int, int]]] = {stream: [] for stream in codes}
 
@@ -117,13 +131,18 @@ class Decoder:
         Raises:
             ValueError: the blob is no batch.
         """
-        numbers = _numbers(blob)
+        is_plain = blob[:1] == _PLAIN
+        if self._plain_began and not is_plain:
+            raise ValueError("a packed batch after a plain one")
+        self._plain_began = is_plain
+        numbers = _plain_numbers(blob) if is_plain else _unpacked_numbers(blob)
+        columns_of = self._plain if is_plain else self._packed
         parts = int(numbers[0])
         if not 0 <= 3 * parts < len(numbers):
             raise ValueError(f"{parts} parts in {len(numbers)} numbers")
         at = 1 + 3 * parts
         for stream, back, rows in numbers[1:at].reshape(parts, 3).tolist():
-            columns = self._columns.get(stream)
+            columns = columns_of.get(stream)
             if columns is None or not 0 <= back <= self._rows[stream] or rows < 0:
                 raise ValueError(f"a part of stream {stream}: {rows} rows, {back} taken back")
             if at + rows * len(columns) > len(numbers):
@@ -142,18 +161,22 @@ class Decoder:
         import numpy as np
 
         found: list[NDArray[Any]] = []
-        pieces = self._columns.pop(stream)
+        packed_pieces, plain_pieces = self._packed.pop(stream), self._plain.pop(stream)
         for position, code in enumerate(self._codes[stream]):
-            column = np.concatenate([np.zeros(0, dtype=np.int64), *pieces[position]])
-            pieces[position] = []
+            column = np.concatenate([np.zeros(0, dtype=np.int64), *packed_pieces[position]])
+            packed_pieces[position] = []
             if code == GROWING:
                 # Differences wrap as they did when they were written.
                 np.cumsum(column, out=column)
-            live = self._live[stream]
-            if live != [(0, len(column))]:
-                column = np.concatenate([column[:0], *(column[start:end] for start, end in live)])
-            found.append(column.view(np.float64) if code == FLOAT else column)
-        return found
+                column += np.int64(self._ends.get(stream, [0] * (position + 1))[position])
+            elif code == BESIDE:
+                column = found[0][: len(column)] - column
+            found.append(np.concatenate([column, *plain_pieces[position]]))
+        live = self._live[stream]
+        if live != [(0, len(found[0]))]:
+            found = [np.concatenate([c[:0], *(c[start:end] for start, end in live)]) for c in found]
+        codes = self._codes[stream]
+        return [c.view(np.float64) if code == FLOAT else c for c, code in zip(found, codes, strict=True)]
 
     def _add(self, stream: int, rows: int) -> None:
         live, start = self._live[stream], self._rows[stream]
@@ -174,6 +197,13 @@ class Decoder:
             back -= min(back, end - start)
 
 
+def _heads(parts: Sequence[Part]) -> array[int]:
+    numbers = array("q", [len(parts)])
+    for part in parts:
+        numbers.extend((part.stream, part.back, len(part.columns[0])))
+    return numbers
+
+
 def _extend(numbers: array[int], differences: Iterable[int]) -> None:
     found = list(differences)
     try:
@@ -189,13 +219,25 @@ def _bits(column: array[float]) -> array[int]:
 
 
 def _planes(numbers: array[int]) -> bytes:
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    raw = numbers.tobytes()
+    raw = _little(numbers).tobytes()
     return b"".join(raw[plane::_WIDTH] for plane in range(_WIDTH))
 
 
-def _numbers(blob: bytes) -> Numbers:
+def _little(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _plain_numbers(blob: bytes) -> Numbers:
+    import numpy as np
+
+    if len(blob) <= 1 or (len(blob) - 1) % _WIDTH or len(blob) > MOST_NUMBERS * _WIDTH:
+        raise ValueError(f"{len(blob)} bytes are no numbers")
+    return np.frombuffer(blob, dtype="<i8", offset=1).astype(np.int64)
+
+
+def _unpacked_numbers(blob: bytes) -> Numbers:
     import numpy as np
 
     inflater = zlib.decompressobj()
@@ -203,7 +245,7 @@ def _numbers(blob: bytes) -> Numbers:
         planes = inflater.decompress(blob, MOST_NUMBERS * _WIDTH + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    if not inflater.eof or len(planes) > MOST_NUMBERS * _WIDTH:
+    if not inflater.eof or inflater.unused_data or len(planes) > MOST_NUMBERS * _WIDTH:
         raise ValueError("it is cut off, or longer than any that mlmeter writes")
     if not planes or len(planes) % _WIDTH:
         raise ValueError(f"{len(planes)} bytes are no numbers")

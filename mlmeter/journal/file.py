@@ -7,6 +7,7 @@ processes: nothing of it can fail with a signal, as mapped files do on a full di
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sqlite3
@@ -14,20 +15,38 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlmeter.journal.encoding import FAST, MOST_NUMBERS, Ends, Part, encode, merged
+from mlmeter.journal.encoding import MOST_NUMBERS, Ends, Part, merged, packed, plain
 
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
-                      PRIMARY KEY (kind, number)) WITHOUT ROWID;
-CREATE TABLE batches (number INTEGER PRIMARY KEY, numbers BLOB NOT NULL);
-"""
-# Kind, number and value.
+# In order of the names, as a reader expects them to the letter.
+SCHEMA = (
+    "CREATE TABLE batches (number INTEGER PRIMARY KEY, numbers BLOB NOT NULL)",
+    """CREATE TABLE entries (kind TEXT NOT NULL, number INTEGER NOT NULL, json TEXT NOT NULL,
+                      PRIMARY KEY (kind, number)) WITHOUT ROWID""",
+)
+# Kind, number and value; a value that is in JSON already is a `Json`.
 Entry = tuple[str, int, Any]
 # Small batches are written again as a large one, which takes less space and is read faster.
-MERGED_BATCHES = 64
-MERGED_NUMBERS = 500_000
+MERGED_BATCHES = 128
+MERGED_NUMBERS = 100_000
+# A larger batch is packed at once: what comes late is written when a disk has just got room again.
+MOST_PLAIN = 10_000
+# Of a file that has become too large, one part in so many goes at a time.
+SHRINK_PARTS = 8
+
+
+class Json(str):
+    """A value as it is written."""
+
+    __slots__ = ()
+
+
+class Boundary(NamedTuple):
+    """Where reading can begin: after a batch, whose number this is, with the ends of the streams there."""
+
+    number: int
+    ends: Ends
 
 
 class _Tail(NamedTuple):
@@ -35,14 +54,13 @@ class _Tail(NamedTuple):
 
     Attributes:
         first: number of the batch before them.
-        first_ends: of every stream before them; ends: after them.
+        ends: of every stream before them.
         batches: their parts; numbers: how many there are in them.
     """
 
     first: int
-    first_ends: Ends
-    batches: list[Sequence[Part]]
     ends: Ends
+    batches: list[Sequence[Part]]
     numbers: int
 
 
@@ -64,7 +82,7 @@ class JournalFile:
         self._inode = path.stat().st_ino
         self._path = path
         self._streams: dict[str, tuple[int, str]] = {}
-        self._tail = _Tail(0, {}, [], {}, 0)
+        self._tail = _Tail(0, {}, [], 0)
         try:
             for pragma in (
                 "locking_mode=EXCLUSIVE",
@@ -74,9 +92,13 @@ class JournalFile:
                 f"user_version={SCHEMA_VERSION}",
             ):
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(_SCHEMA)
+            # A killed process has made all of them or none.
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                self._connection.execute(statement)
         except sqlite3.Error:
             self._connection.close()
+            # Nothing is in it, and it would be in the way of the next attempt.
+            path.unlink(missing_ok=True)
             raise
 
     @property
@@ -87,12 +109,35 @@ class JournalFile:
         except OSError:
             return False
 
-    def write(self, entries: Iterable[Entry], parts: dict[str, Part]) -> None:
+    @property
+    def boundary(self) -> Boundary:
+        """The end of the last large batch."""
+        return Boundary(self._tail.first, self._tail.ends)
+
+    def shrink(self, number: int, most_bytes: int) -> bool:
+        """Remove the oldest of the batches up to a number if the file is too large; return whether it was.
+
+        Raises:
+            sqlite3.Error: that failed.
+        """
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size <= most_bytes:
+            return False
+        oldest, newest = self._connection.execute("SELECT min(number), max(number) FROM batches").fetchone()
+        last = min(number, oldest + (newest - oldest) // SHRINK_PARTS)
+        self._connection.execute("DELETE FROM batches WHERE number <= ?", (last,))
+        return True
+
+    def write(self, entries: Iterable[Entry], parts: dict[str, Part], *, last: bool = False) -> None:
         """Write entries and parts of streams in one transaction.
 
         Args:
             entries: kind, number and value; one of the same kind and number is replaced.
             parts: by name of the stream; their stream numbers are filled in here.
+            last: nothing will be written after it, so that all can be packed.
 
         Raises:
             sqlite3.Error: nothing has been written.
@@ -109,7 +154,7 @@ class JournalFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             _put(connection, [*added, *entries])
-            tail = self._append(numbered)
+            tail = self._append(numbered, 1 if last else MERGED_BATCHES)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -117,23 +162,22 @@ class JournalFile:
             raise
         self._streams, self._tail = streams, tail
 
-    def _append(self, parts: list[Part]) -> _Tail:
-        """Insert parts as batches and return the tail after that."""
+    def _append(self, parts: list[Part], most: int) -> _Tail:
+        """Insert parts as batches and return the tail after that, which has fewer than so many."""
         tail = self._tail
         insert = "INSERT INTO batches VALUES (?, ?)"
         for batch in _batches(parts):
             batches = [*tail.batches, batch]
-            numbers = tail.numbers + sum(part.size for part in batch)
-            if len(batches) < MERGED_BATCHES and numbers < MERGED_NUMBERS:
-                blob, ends = encode(batch, tail.ends, FAST)
-                tail = tail._replace(batches=batches, ends={**tail.ends, **ends}, numbers=numbers)
-                self._connection.execute(insert, (tail.first + len(batches), blob))
+            size = sum(part.size for part in batch)
+            numbers = tail.numbers + size
+            if len(batches) < most and size < MOST_PLAIN and numbers < MERGED_NUMBERS:
+                tail = tail._replace(batches=batches, numbers=numbers)
+                self._connection.execute(insert, (tail.first + len(batches), plain(batch)))
                 continue
-            blob, ends = encode(merged(batches), tail.first_ends)
+            blob, ends = packed(merged(batches), tail.ends)
             self._connection.execute("DELETE FROM batches WHERE number > ?", (tail.first,))
             self._connection.execute(insert, (tail.first + 1, blob))
-            ends = {**tail.first_ends, **ends}
-            tail = _Tail(tail.first + 1, ends, [], ends, 0)
+            tail = _Tail(tail.first + 1, {**tail.ends, **ends}, [], 0)
         return tail
 
     def close(self) -> None:
@@ -152,8 +196,6 @@ class JournalFile:
 
         SQLite would tidy up the parent's log when the connection is closed, so it never is.
         """
-        import ctypes
-
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
 
@@ -174,9 +216,18 @@ def complete(path: Path, entries: Iterable[Entry]) -> None:
         connection.close()
 
 
+def json_text(value: Any) -> Json:
+    """Return a value as it is written.
+
+    Raises:
+        ValueError: it is no number that JSON has.
+    """
+    return Json(json.dumps(value, allow_nan=False, separators=(",", ":"), default=str))
+
+
 def _put(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     for kind, number, value in entries:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
+        text = value if isinstance(value, Json) else json_text(value)
         connection.execute("REPLACE INTO entries VALUES (?, ?, ?)", (kind, number, text))
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlmeter.journal import JOURNAL
-from mlmeter.journal.file import JournalFile
+from mlmeter.journal.file import Boundary, JournalFile
+from mlmeter.journal.past import Past
 from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
 
@@ -18,10 +22,19 @@ if TYPE_CHECKING:
     from mlmeter.recording import Recording
 
 # What has been read is on its way to the disk within a second, ticks of 0.1 s included.
-PERIOD_NS = 800_000_000
+PERIOD_NS = 700_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# Nine days of twenty domains at 10 Hz.
+MOST_BYTES = 1 << 30
+SHRUNK = "the journal has become so large that its oldest readings are dropped; their sums stay"
+# A fork waits for a transaction, which takes milliseconds, but not for a disk that hangs.
+LONGEST_WAIT_AT_FORK_SECONDS = 0.5
+
+
+_journals: weakref.WeakSet[LiveJournal] = weakref.WeakSet()
+_held_at_fork = threading.local()
 
 
 class LiveJournal:
@@ -46,8 +59,15 @@ class LiveJournal:
         self._directory, self._parts, self._remark = directory, parts, remark
         self._start_ns, self._rows_before = start_ns, rows_before
         self._lock = threading.Lock()
+        _journals.add(self)
         self._file: JournalFile | None = None
         self._written = Written(())
+        # Sums of what is no longer in memory, the time since which readings still are, and whether
+        # that is in the file.
+        self._past: Past | None = None
+        self._past_written = True
+        # Where a reader of the file can begin, and up to when everything is before it.
+        self._boundaries: deque[tuple[int, Boundary]] = deque()
         self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
 
     def tick(self) -> None:
@@ -59,12 +79,18 @@ class LiveJournal:
             self._due_ns = now_ns + PERIOD_NS
             self._write(now_ns)
             self._retry_ns = FIRST_RETRY_NS
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._due_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)
             self._tell(error)
         finally:
             self._lock.release()
+
+    def forgotten(self, past: Past) -> None:
+        """Take note of what is no longer in memory; called on a thread that may take its time."""
+        past = past.in_json()
+        with self._lock:
+            self._past, self._past_written = past, False
 
     def finish(self, recording: Recording) -> bool:
         """Write the rest of a session that has ended; return whether the journal holds all of it.
@@ -85,7 +111,7 @@ class LiveJournal:
                     return True
             finally:
                 file.close()
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
         finally:
             self._lock.release()
@@ -107,18 +133,53 @@ class LiveJournal:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
             self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
+            self._boundaries = deque([(self._start_ns, self._file.boundary)])
+            self._past_written = self._past is None
         entries, parts, written = news(self._parts, self._written, now_ns)
+        past = None if self._past_written else self._past
+        if past is not None:
+            entries += past.entries(self._boundary_before(past.oldest_ns))
         self._file.write(entries, parts)
         self._written = written
+        if self._file.boundary.number != self._boundaries[-1][1].number:
+            self._boundaries.append((now_ns, self._file.boundary))
+        if past is not None:
+            self._past_written = True
+            if self._file.shrink(self._boundaries[0][1].number, MOST_BYTES):
+                self._remark("journal", SHRUNK)
+
+    def _boundary_before(self, time_ns: int) -> Boundary:
+        """Return the last boundary before which nothing is newer than a time."""
+        while len(self._boundaries) > 1 and self._boundaries[1][0] <= time_ns:
+            self._boundaries.popleft()
+        return self._boundaries[0][1]
 
     def _write_rest(self, file: JournalFile, recording: Recording) -> None:
         written = self._written
         now_ns = self._parts.sampler.clock.now_ns()
         entries, parts, _ = news(self._parts, written, now_ns)
-        parts |= waiting_spans(recording, written.spans)
+        parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
+        if self._past is not None and not self._past_written:
+            entries += self._past.entries(self._boundary_before(self._past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.
-        file.write([*entries, *last_entries(recording)], parts)
+        file.write([*entries, *last_entries(recording)], parts, last=True)
 
     def _tell(self, error: Exception) -> None:
         text = f"the journal cannot be written ({type(error).__name__}: {error})"
         self._remark("journal", f"{text}: what is read meanwhile is in memory only")
+
+
+def _before_fork() -> None:
+    """Let no thread be inside SQLite: a lock of its own would stay locked in the child."""
+    locks = [journal._lock for journal in list(_journals)]
+    _held_at_fork.locks = [lock for lock in locks if lock.acquire(timeout=LONGEST_WAIT_AT_FORK_SECONDS)]
+
+
+def _after_fork() -> None:
+    for lock in getattr(_held_at_fork, "locks", ()):
+        lock.release()
+    _held_at_fork.locks = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

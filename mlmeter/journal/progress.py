@@ -103,16 +103,16 @@ def _rows_news(
     readings: list[tuple[int, int, int]] = []
     news = parts.sampler.news(parts.sources, written.rows)
     for number, item in enumerate(news):
-        domain, rows = parts.as_metered(item.domain, item.rows)
-        if rows.counts or item.back:
-            found[f"rows.{number}"] = streams.rows_part(rows, item.back)
-        if rows.last_ns is not None:
-            readings.append((number, rows.last_ns, rows.readings))
+        if item.rows.counts or item.back:
+            found[f"rows.{number}"] = streams.rows_part(item.rows, item.back)
+        # A row tells when the domain was read; a counter that shows nothing new makes none.
+        if item.last_ns is not None and item.last_ns not in item.rows.before_ns[-1:]:
+            readings.append((number, item.last_ns, item.readings))
         # What changes the meaning of rows is written with them.
-        content = rows.gaps_ns, rows.resets, rows.period_seconds, domain.provenance
-        if slow or written.entries.get(("domain", number)) != content:
-            contents["domain", number] = content
-            entries.append(("domain", number, streams.domain_entry(domain, rows)))
+        if slow or written.entries.get(("domain", number)) != item.content:
+            contents["domain", number] = item.content
+            state = parts.as_metered(*parts.sampler.state(parts.sources, number))
+            entries.append(("domain", number, streams.domain_entry(*state)))
     if readings:
         found["readings"] = streams.part(streams.READINGS, list(zip(*readings, strict=True)))
     return entries, contents, tuple(item.mark for item in news)

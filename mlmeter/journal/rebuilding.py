@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS, DeviceTimes
+from mlmeter.energy.chapter import Chapter
 from mlmeter.energy.counters import Rows
 from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
+from mlmeter.foreign_files import place
 from mlmeter.journal import streams
+from mlmeter.journal.past import Restart
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import OPEN, Label, WindowRecords
+from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,51 +25,58 @@ if TYPE_CHECKING:
 Columns = Mapping[str, list["NDArray[Any]"]]
 Entries = Mapping[str, Mapping[int, Any]]
 
-# The columns of `Rows` that every domain has, and those of `WindowRecords`.
+# Readings of CPU times from before the time that counts, of which the first interval is made.
+READINGS_BEFORE = 2
+# The columns of `Rows` that every domain has.
 ROW_COLUMNS = ("after_ns", "before_ns", "counts")
-WINDOW_COLUMNS = {
-    "ids": "q",
-    "parent_ids": "q",
-    "labels": "i",
-    "threads": "i",
-    "starts_ns": "q",
-    "ends_ns": "q",
-    "flags": "B",
-}
 
 
-def rebuilt(entries: Entries, columns: Columns) -> Recording:
+def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
     """Return the recording.
+
+    Args:
+        entries: of the whole journal.
+        columns: by stream, from where reading began.
+        restart: where that was.
 
     Raises:
         ValueError: something is not what a journal has; or KeyError, TypeError, IndexError,
             AttributeError, OverflowError.
     """
-    run = Run(**entries["run"][0])
-    domains = tuple(
-        _domain(
-            entry,
-            columns.get(f"rows.{number}"),
+    with place("entry run 0"):
+        run = Run(**entries["run"][0])
+    domains = []
+    for number, entry in sorted(entries.get("domain", {}).items()):
+        with place(f"entry domain {number} or its rows"):
             # What is known at the end is better than what was known some seconds before.
-            None if run.finished else _last_reading(columns, number),
+            last_reading = None if run.finished else _last_reading(columns, number, entry)
+            domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading, restart))
+    with place("an entry event or unavailable"):
+        events = tuple(Event(**event) for event in _listed(entries, "event"))
+        unavailable = tuple(
+            Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
         )
-        for number, entry in sorted(entries.get("domain", {}).items())
-    )
-    events = tuple(Event(**event) for event in _listed(entries, "event"))
     closed, opened = _closed(columns), entries.get("open", {}).get(0, [])
     if not run.finished:
         run = replace(run, end_ns=_end_ns(run, domains, closed, columns))
         events = (*events, _killed_event(run, opened, closed))
+    with place("windows, or an entry label, thread, unit or open"):
+        windows = _of_present(_windows(entries, columns, closed, opened, run.end_ns), restart)
+    with place("entry chapter"):
+        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
+    with place("spans or references of devices"):
+        device = _device(entries, columns)
+    with place("entry process 0 or its rows"):
+        process = _process(entries, columns, restart)
     return Recording(
         run=run,
-        domains=domains,
-        windows=_windows(entries, columns, closed, opened, run.end_ns),
-        unavailable=tuple(
-            Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
-        ),
+        domains=tuple(domains),
+        windows=windows,
+        unavailable=unavailable,
         events=events,
-        device=_device(entries, columns),
-        process=_process(entries, columns),
+        device=device,
+        process=process,
+        chapters=chapters,
     )
 
 
@@ -77,11 +87,15 @@ def _listed(entries: Entries, kind: str) -> list[Any]:
 def _domain(
     entry: dict[str, Any],
     rows: list[NDArray[Any]] | None,
-    last_reading: tuple[int, int] | None,
+    last_reading: tuple[int | None, int] | None,
+    restart: Restart,
 ) -> tuple[Domain, Rows]:
     described = {name: value for name, value in entry.items() if name in Domain.__dataclass_fields__}
     described["provenance"] = Provenance(described["provenance"])
-    times = streams.row_columns(rows) if rows else dict.fromkeys(ROW_COLUMNS, array("q"))
+    times: dict[str, Any] = dict.fromkeys(ROW_COLUMNS, array("q"))
+    if rows:
+        first = restart.first_row(rows[0])
+        times = streams.row_columns([column[first:] for column in rows])
     last_ns, count = last_reading or (entry["last_ns"], entry["readings"])
     check = entry.get("cross_check")
     return Domain(**described), Rows(
@@ -96,13 +110,21 @@ def _domain(
     )
 
 
-def _last_reading(columns: Columns, number: int) -> tuple[int, int] | None:
-    """Return when a domain was read last, and the number of readings then."""
-    if "readings" not in columns:
-        return None
-    domains, last_ns, readings = columns["readings"]
-    mine = (domains == number).nonzero()[0]
-    return (int(last_ns[mine[-1]]), int(readings[mine[-1]])) if len(mine) else None
+def _last_reading(columns: Columns, number: int, entry: Mapping[str, Any]) -> tuple[int | None, int]:
+    """Return when a domain was read last, and how often it was read at least by then."""
+    times, counts = [], [int(entry["readings"])]
+    if entry["last_ns"] is not None:
+        times.append(int(entry["last_ns"]))
+    rows = columns.get(f"rows.{number}")
+    if rows and len(rows[0]):
+        times.append(int(rows[0][-1]))
+    if "readings" in columns:
+        domains, last_ns, readings = columns["readings"]
+        mine = (domains == number).nonzero()[0]
+        if len(mine):
+            times.append(int(last_ns[mine[-1]]))
+            counts.append(int(readings[mine[-1]]))
+    return max(times, default=None), max(counts)
 
 
 def _closed(columns: Columns) -> list[list[int]]:
@@ -112,7 +134,7 @@ def _closed(columns: Columns) -> list[list[int]]:
 
 
 def _end_ns(
-    run: Run, domains: tuple[tuple[Domain, Rows], ...], closed: list[list[int]], columns: Columns
+    run: Run, domains: Sequence[tuple[Domain, Rows]], closed: list[list[int]], columns: Columns
 ) -> int:
     """Return when a killed run ends: at its last reading, or with the last window that was closed."""
     readings = [rows.last_ns for _, rows in domains if rows.last_ns is not None]
@@ -168,6 +190,28 @@ def _windows(
     )
 
 
+def _of_present(windows: WindowRecords, restart: Restart) -> WindowRecords:
+    """Return the windows that are not in the sums of the past, and those of the past that they are in."""
+    if restart.past_ns is None:
+        return windows
+    rows = zip(*(getattr(windows, name) for name in WINDOW_COLUMNS), strict=True)
+    found = {row[0]: row for row in rows if row[5] > restart.past_ns}
+    kept = {**{row[0]: tuple(row) for row in restart.spared}, **found}
+    ordered = list(zip(*(kept[number] for number in sorted(kept)), strict=True))
+    columns: dict[str, Any] = {
+        name: array(typecode, values)
+        for (name, typecode), values in zip(
+            WINDOW_COLUMNS.items(), ordered or [()] * len(WINDOW_COLUMNS), strict=True
+        )
+    }
+    units: dict[str, tuple[array[int], array[float]]] = {}
+    for name, (ids, counts) in windows.units.items():
+        mine = [position for position, number in enumerate(ids) if number in found]
+        units[name] = array("q", [ids[row] for row in mine]), array("d", [counts[row] for row in mine])
+    pieces = tuple(piece for piece in windows.pieces if piece[0] in found)
+    return replace(windows, **columns, pieces=pieces, units=units)
+
+
 def _within(rows: list[tuple[int, ...]], end_ns: int) -> list[tuple[int, ...]]:
     """Return the windows with those that another thread closed after the end of the session open."""
     return [
@@ -204,24 +248,29 @@ def _device(entries: Entries, columns: Columns) -> DeviceTimes:
     return DeviceTimes(**found, **references, uuids=uuids)
 
 
-def _process(entries: Entries, columns: Columns) -> ProcessRows | None:
+def _process(entries: Entries, columns: Columns, restart: Restart) -> ProcessRows | None:
     """Return what tells a process' part; None from the run of a whole machine."""
     entry = entries.get("process", {}).get(0)
     if entry is None:
         return None
     gpus = {
         str(item["domain"]): GpuRows(
-            **_typed(GPU_COLUMNS, columns.get(f"process.{number}")), reason=item["reason"]
+            **_typed(GPU_COLUMNS, columns.get(f"process.{number}"), restart), reason=item["reason"]
         )
         for number, item in enumerate(entry["gpus"])
     }
-    return ProcessRows(**_typed(CPU_COLUMNS, columns.get("process")), gpus=gpus, reason=entry["reason"])
+    return ProcessRows(
+        **_typed(CPU_COLUMNS, columns.get("process"), restart), gpus=gpus, reason=entry["reason"]
+    )
 
 
-def _typed(typecodes: Mapping[str, str], columns: list[NDArray[Any]] | None) -> dict[str, Any]:
+def _typed(
+    typecodes: Mapping[str, str], columns: list[NDArray[Any]] | None, restart: Restart
+) -> dict[str, Any]:
     if columns is None:
         return {name: array(typecode) for name, typecode in typecodes.items()}
+    first = restart.first_row(columns[0], READINGS_BEFORE)
     return {
-        name: streams.typed(typecode, column)
+        name: streams.typed(typecode, column[first:])
         for (name, typecode), column in zip(typecodes.items(), columns, strict=True)
     }

@@ -15,6 +15,7 @@ from mlmeter.device_time.times import REFERENCE_COLUMNS, SPAN_COLUMNS
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS
 from mlmeter.energy.row_columns import NO_DRIVER_TIME
 from mlmeter.journal.encoding import FLOAT, Part
+from mlmeter.measurement import Domain
 from mlmeter.window_log import Closed
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
     from mlmeter.energy.counters import Rows
     from mlmeter.energy.process_rows import GpuRows, ProcessRows
-    from mlmeter.measurement import Domain
+    from mlmeter.energy.row_columns import RowCopy
     from mlmeter.recording import Run
 
     Column = array[Any]
 
 # Times and counts grow, widths and numbers of things are small: see `mlmeter.journal.encoding`.
-ROWS, ROWS_WITH_DRIVER = "qwq", "qwqq"
+ROWS, ROWS_WITH_DRIVER = "qbq", "qbqq"
 WINDOWS, PIECES, UNITS = "qwwwqww", "qqw", "qd"
 SPANS, REFERENCES = "qwwqq", "qqw"
 PROCESS, GPU_USES = "qqqqw", "qwdd"
@@ -48,9 +49,9 @@ def _in_code(code: str, column: Sequence[Any]) -> Column:
     return column if isinstance(column, array) and column.typecode == typecode else array(typecode, column)
 
 
-def rows_part(rows: Rows, back: int = 0) -> Part:
+def rows_part(rows: Rows | RowCopy, back: int = 0) -> Part:
     """Return the rows of a domain, of which only some may be new."""
-    columns = [rows.before_ns, array("q", map(sub, rows.before_ns, rows.after_ns)), rows.counts]
+    columns = [rows.before_ns, rows.after_ns, rows.counts]
     if rows.driver_ns is None:
         return part(ROWS, columns, back)
     return part(ROWS_WITH_DRIVER, [*columns, rows.driver_ns], back)
@@ -58,10 +59,10 @@ def rows_part(rows: Rows, back: int = 0) -> Part:
 
 def row_columns(columns: Sequence[NDArray[Any]]) -> dict[str, Column | None]:
     """Return the columns of `Rows` from those of a stream."""
-    before, width, counts = columns[:3]
+    before, after, counts = columns[:3]
     driver = longs(columns[3]) if len(columns) > 3 and (columns[3] != NO_DRIVER_TIME).any() else None
     return {
-        "after_ns": longs(before - width),
+        "after_ns": longs(after),
         "before_ns": longs(before),
         "counts": longs(counts),
         "driver_ns": driver,
@@ -119,7 +120,7 @@ def domain_entry(domain: Domain, rows: Rows) -> dict[str, Any]:
     """Return all that is known of a domain but its rows."""
     check = rows.cross_check
     return {
-        **asdict(domain),
+        **{name: getattr(domain, name) for name in Domain.__dataclass_fields__},
         "gaps_ns": rows.gaps_ns,
         "last_ns": rows.last_ns,
         "readings": rows.readings,

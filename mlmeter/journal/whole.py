@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,8 @@ from mlmeter.errors import RunFileError
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import JournalFile, complete
+from mlmeter.journal.opening import LOGS, refuse_traps
+from mlmeter.whole_files import name_beside, put_in_place
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
@@ -37,7 +39,7 @@ def last_entries(recording: Recording) -> list[Entry]:
 def waiting_spans(recording: Recording, spans: int) -> dict[str, Part]:
     """Return the edges on devices that are not among the first so many."""
     part = streams.spans_part(recording.device)
-    rest = [column[spans:] for column in part.columns]
+    rest = [column[max(0, spans) :] for column in part.columns]
     return {"spans": part._replace(columns=rest)} if rest[0] else {}
 
 
@@ -48,18 +50,22 @@ def write_whole(recording: Recording, path: Path) -> None:
         OSError: the file cannot be written.
         sqlite3.Error: likewise.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = name_beside(path)
     try:
         file = JournalFile(temporary)
         try:
-            file.write([*last_entries(recording), *_name_entries(recording)], _parts(recording))
+            entries = [*last_entries(recording), *_name_entries(recording), *_chapter_entries(recording)]
+            file.write(entries, _parts(recording), last=True)
         finally:
             file.close()
-        temporary.replace(path)
+        # The log of the old file would be taken for one of the new.
+        for name in LOGS:
+            path.with_name(f"{path.name}{name}").unlink(missing_ok=True)
+        put_in_place(temporary, path)
     except BaseException:
-        for name in (temporary, temporary.with_name(f"{temporary.name}-wal")):
-            name.unlink(missing_ok=True)
+        for name in ("", *LOGS):
+            with contextlib.suppress(OSError):
+                temporary.with_name(f"{temporary.name}{name}").unlink()
         raise
 
 
@@ -70,6 +76,7 @@ def mark_finished(recording: Recording, path: Path) -> None:
         RunFileError: it cannot be written, or somebody still writes it.
     """
     try:
+        refuse_traps(path)
         complete(path, last_entries(recording))
     except sqlite3.Error as error:
         raise RunFileError(str(path), f"cannot be finished: {error}") from error
@@ -82,6 +89,11 @@ def _name_entries(recording: Recording) -> list[Entry]:
         *(("thread", number, name) for number, name in enumerate(windows.thread_names)),
         *(("unit", number, name) for number, name in enumerate(windows.units)),
     ]
+
+
+def _chapter_entries(recording: Recording) -> list[Entry]:
+    """Return the sums of what is no longer in memory; a journal that was written live has all of it."""
+    return [("chapter", number, chapter.to_json()) for number, chapter in enumerate(recording.chapters)]
 
 
 def _parts(recording: Recording) -> dict[str, Part]:

@@ -1,19 +1,22 @@
-"""Tables as CSV files, written whole or not at all."""
+"""Tables as CSV files."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from mlmeter.frame.table import Table
+from mlmeter.whole_files import writing
 
 ROWS_AT_A_TIME = 10_000
 # A spreadsheet would run a cell that starts so; an apostrophe makes it text again.
-EXECUTABLE_STARTS = ("=", "+", "-", "@", "\t", "\r")
+EXECUTABLE_STARTS = ("=", "+", "-", "@")
+# Some drop these before they look at a cell, others take them for the end of one.
+CELL_BREAKS = ("\t", "\r", "\n")
 
 
 def write_table(table: Table, target: str | os.PathLike[str] | IO[str]) -> None:
@@ -23,11 +26,12 @@ def write_table(table: Table, target: str | os.PathLike[str] | IO[str]) -> None:
         OSError: the file cannot be written.
     """
     if isinstance(target, str | os.PathLike):
-        with replacing(Path(target)) as file:
+        with writing(Path(target)) as file:
             write_table(table, file)
         return
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(table.columns)
+    # Names of units are in the header, and these are the metered program's.
+    writer.writerow(cells(table.columns))
     # Column by column is several times faster; in pieces, so that few texts are in memory at a time.
     for start in range(0, len(table), ROWS_AT_A_TIME):
         columns = (column[start : start + ROWS_AT_A_TIME] for column in table.columns.values())
@@ -43,7 +47,7 @@ def _texts(column: Any) -> list[str]:
     return [cell(value) for value in values]
 
 
-def cells(row: tuple[Any, ...]) -> list[str]:
+def cells(row: Iterable[Any]) -> list[str]:
     """Return the texts of a row's cells."""
     return [cell(value) for value in row]
 
@@ -53,7 +57,7 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(EXECUTABLE_STARTS) else value
+        return f"'{value}" if _is_executable(value) else value
     if isinstance(value, float):
         # NaN is the only number that differs from itself.
         return "" if value != value else repr(float(value))
@@ -62,25 +66,10 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-@contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a new file that takes the place of `path` only when it has been written whole.
-
-    A device or a pipe is written to as it is.
-    """
-    opener: Callable[..., IO[Any]] = open
-    text: dict[str, Any] = (
-        {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    )
-    if path.exists() and not path.is_file():
-        with opener(path, mode, **text) as file:
-            yield file
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with opener(temporary, mode, **text) as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _is_executable(text: str) -> bool:
+    """Tell whether a spreadsheet may run a cell of this text."""
+    if text[:1].isalnum():
+        return False
+    # Blanks and what cannot be seen may be dropped, and a full-width sign taken for the plain one.
+    first = next((letter for letter in text if letter.isprintable() and not letter.isspace()), "")
+    return text.startswith(CELL_BREAKS) or unicodedata.normalize("NFKC", first).startswith(EXECUTABLE_STARTS)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlmeter.foreign_files import visible
 from mlmeter.report.text import number, table
 
 if TYPE_CHECKING:
@@ -41,5 +42,5 @@ def baseline_text(baseline: Baseline, objections: Sequence[str]) -> str:
         notes.append("Sessions on this machine now tell energy above idle.")
     head = f"Idle power of this machine, measured {day} for {number(baseline.seconds, 3)} s"
     return "\n\n".join(
-        [head, table(HEADER, rows, left=3), "\n".join(textwrap.fill(note, WIDTH) for note in notes)]
+        [head, table(HEADER, rows, left=3), "\n".join(textwrap.fill(visible(note), WIDTH) for note in notes)]
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import replace
 from pathlib import Path
 
-from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import mark_finished
 from mlmeter.recording import Recording
 from mlmeter.report.run_directory import MANIFEST, write_run_directory
-from mlmeter.report.runs_file import RUNS, append_run
+from mlmeter.report.runs_file import RUNS, append_run, sessions
 
 
 def recover_run(path: str | os.PathLike[str]) -> Recording:
@@ -39,7 +37,7 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
     if not (directory / MANIFEST).exists():
         write_run_directory(recording, directory, journalled=True)
     runs = directory.absolute().parent / RUNS
-    if recording.run.id not in _sessions(runs):
+    if recording.run.id not in sessions(runs):
         append_run(recording, runs)
     return recording
 
@@ -50,14 +48,3 @@ def unfinished_runs(path: Path) -> list[Path]:
         return [path]
     journals = sorted(path.glob(f"*/{JOURNAL}"))
     return [journal.parent for journal in journals if not (journal.parent / MANIFEST).exists()]
-
-
-def _sessions(path: Path) -> set[str]:
-    """Return the runs that a table of runs has rows of."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row[0] for row in csv.reader(file) if row}
-    except FileNotFoundError:
-        return set()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RunFileError(str(path), f"is no CSV file in UTF-8: {error}") from error

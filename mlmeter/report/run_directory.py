@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlmeter.frame.build import build_table
+from mlmeter.chapters.tables import build_table
 from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import write_whole
 from mlmeter.recording import TABLES, Recording
-from mlmeter.report.csv_tables import replacing, write_table
-from mlmeter.report.runs_file import RUNS, append_run
+from mlmeter.report.csv_tables import write_table
+from mlmeter.whole_files import replacing
 
 SCHEMA_VERSION = 1
 MANIFEST = "session.json"
@@ -39,19 +39,21 @@ def write_run_directory(recording: Recording, directory: Path, *, journalled: bo
         except sqlite3.Error as error:
             raise OSError(f"{directory / JOURNAL} cannot be written: {error}") from error
     for name in TABLES:
-        write_table(build_table(recording, name), directory / f"{name}.csv")
+        with replacing(directory / f"{name}.csv") as file:
+            write_table(build_table(recording, name), file)
     # The manifest comes last: a directory that has one is complete.
     with replacing(directory / MANIFEST) as file:
         json.dump(_manifest(recording), file, indent=1, allow_nan=False, default=str)
 
 
-def read_run_directory(path: str | os.PathLike[str]) -> Recording:
+def read_run_directory(path: str | os.PathLike[str], *, everything: bool = False) -> Recording:
     """Read what `write_run_directory` wrote, or what a killed program has left.
 
     All that is needed is the journal: manifest and tables are made from it.
 
     Args:
         path: the run directory, its manifest or its journal.
+        everything: read what a long session has told as sums, too.
 
     Raises:
         RunFileError: the journal is missing, damaged or of a newer version.
@@ -59,7 +61,7 @@ def read_run_directory(path: str | os.PathLike[str]) -> Recording:
     directory = Path(path)
     if directory.name in (MANIFEST, JOURNAL):
         directory = directory.parent
-    return read_journal(directory / JOURNAL)
+    return read_journal(directory / JOURNAL, everything=everything)
 
 
 def _manifest(recording: Recording) -> dict[str, Any]:
@@ -81,25 +83,8 @@ def _manifest(recording: Recording) -> dict[str, Any]:
         "unavailable": [asdict(item) for item in recording.unavailable],
         "events": [asdict(event) for event in recording.events],
         "windows": len(windows),
+        "chapters": len(recording.chapters),
         "units": list(windows.units),
         "devices": [{"number": number, "uuid": uuid} for number, uuid in recording.device.uuids.items()],
         "readings": JOURNAL,
     }
-
-
-def write_run(recording: Recording, output_dir: Path, *, journalled: bool = False) -> Path:
-    """Write the run's directory below `output_dir`, add its row to `runs.csv`, return the directory.
-
-    Args:
-        recording: the session.
-        output_dir: folder of runs.
-        journalled: the journal of the run holds all of it.
-
-    Raises:
-        OSError: a file cannot be written.
-        RunFileError: `runs.csv` stays locked.
-    """
-    directory = output_dir / recording.run.id
-    write_run_directory(recording, directory, journalled=journalled)
-    append_run(recording, output_dir / RUNS)
-    return directory

@@ -6,14 +6,18 @@ import html
 import textwrap
 from typing import Any
 
+import numpy as np
+
+from mlmeter.chapters.tables import build_table
+from mlmeter.chapters.whole import results
 from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
 from mlmeter.energy.process_share import PARTS
-from mlmeter.frame.build import build_table
+from mlmeter.foreign_files import visible
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
 from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
-from mlmeter.work import singular
+from mlmeter.work import is_metric, singular
 
 WIDTH = 80
 MOST_EVENTS = 5
@@ -67,7 +71,7 @@ def _title(recording: Recording) -> str:
     run = recording.run
     state = "" if run.finished else ", still running"
     whose = "the whole machine" if recording.process is None else "this process and its children"
-    return f"{run.name}: {number(run.duration_seconds)} s{state}, energy of {whose}"
+    return f"{visible(run.name)}: {number(run.duration_seconds)} s{state}, energy of {whose}"
 
 
 def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
@@ -84,7 +88,7 @@ def _phase_rows(recording: Recording) -> list[tuple[str, ...]]:
     if len(by_phase) > MOST_PHASES:
         rows.append((f"and {len(by_phase) - MOST_PHASES} more", *[""] * (len(HEADER) - 1)))
     run = recording.run
-    for domain, _, energies in recording.resolution.by_domain("total"):
+    for domain, _, energies in results(recording).by_domain("total"):
         if domain not in shown:
             continue
         record = {name: column[0] for name, column in energies.items()}
@@ -124,8 +128,8 @@ def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
     if not idle_powers(recording):
         return []
     records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
-    dynamic = DynamicEnergy(recording, TOTAL)
-    for domain, _, energies in recording.resolution.by_domain(TOTAL):
+    dynamic = DynamicEnergy(recording, TOTAL, lambda _: np.array([recording.run.duration_seconds]))
+    for domain, _, energies in results(recording).by_domain(TOTAL):
         columns = dynamic.columns(domain, energies)
         session = {name: column[0] for name, column in columns.items()}
         records.append({"phase": "session", "domain": domain, **session})
@@ -161,7 +165,7 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
     pooled = build_table(recording, "window_names")
-    units = list(recording.windows.units)
+    units = [unit for unit in results(recording).unit_names if not is_metric(unit)]
     for record in pooled.records():
         name = record["name"]
         for unit in units:
@@ -169,13 +173,18 @@ def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
             # NaN, where the windows of this name have none of the unit, is not above 0.
             if record["domain"] != TOTAL or not count > 0:
                 continue
+            # Of floats, not of NumPy's numbers, which warn when a quotient overflows.
+            joules, low, high = (
+                float(record[column]) / float(count)
+                for column in ("energy_joules", "low_joules", "high_joules")
+            )
             rows.append(
                 (
                     shorten(name),
                     singular(unit),
                     f"{count:,.10g}",
-                    number(record["energy_joules"] / count) if record["resolved"] else "unresolved",
-                    interval(record["low_joules"] / count, record["high_joules"] / count),
+                    number(joules) if record["resolved"] else "unresolved",
+                    interval(low, high),
                 )
             )
     return rows
@@ -191,10 +200,10 @@ def _session_energy(columns: dict[str, Any]) -> str:
 def _notes(recording: Recording) -> list[str]:
     """Say of every number where it comes from, and what is missing."""
     notes, shown = [], _shown_domains(recording)
-    energies = {name: columns for name, _, columns in recording.resolution.by_domain(TOTAL)}
-    totals = recording.resolution.wholes()
+    energies = {name: columns for name, _, columns in results(recording).by_domain(TOTAL)}
+    totals = results(recording).wholes()
     for domain, _ in recording.domains:
-        scope = recording.resolution.process
+        scope = results(recording).process
         unknown = None if scope is None else scope.reason(domain)
         if unknown is not None:
             notes.append(f"{domain.name}: NOT ATTRIBUTED to processes, or not all of it: {unknown}")
@@ -225,4 +234,4 @@ def _notes(recording: Recording) -> list[str]:
     )
     if len(events) > MOST_EVENTS:
         notes.append(f"and {len(events) - MOST_EVENTS} more events: see session.events()")
-    return notes
+    return [visible(note) for note in notes]

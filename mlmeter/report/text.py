@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
+from mlmeter.foreign_files import visible
+
 SIGNIFICANT_DIGITS = 4
 INTERVAL_DIGITS = 3
 
@@ -41,6 +43,7 @@ def percent(ratio: float | None) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return aligned columns under a rule; the first `left` columns are flush left."""
+    header, *rows = ([visible(text) for text in row] for row in (header, *rows))
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -71,7 +74,8 @@ def fitting_table(
         width: most characters of a line.
         drop: columns that may go, first to last; then the texts of the first column are cut.
     """
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    shown = [tuple(map(visible, row)) for row in rows]
+    columns = dict(zip(header, zip(*shown, strict=True), strict=True))
     for name in drop:
         if _width(columns) > width:
             columns.pop(name, None)
@@ -91,7 +95,7 @@ def record_lines(records: Sequence[Mapping[str, object]]) -> str:
     """Return records as blocks of ``name  value`` lines: tables of many columns fit no terminal."""
     blocks = []
     for record in records:
-        shown = {name: value for name, value in record.items() if value is not None}
+        shown = {visible(name): visible(str(value)) for name, value in record.items() if value is not None}
         width = max(map(len, shown), default=0)
         blocks.append("\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items()))
     return "\n\n".join(blocks)
@@ -100,9 +104,9 @@ def record_lines(records: Sequence[Mapping[str, object]]) -> str:
 def path_text(path: Path) -> str:
     """Return a path as seen from the current directory, if it lies below it."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return visible(str(path.relative_to(Path.cwd())))
     except (ValueError, OSError):
-        return str(path)
+        return visible(str(path))
 
 
 def shorten(text: str, width: int = 20) -> str:

@@ -29,6 +29,11 @@ class CrossChecks:
         """Read a second way that must be read from time to time."""
         self._second.keep_up(self._sampler.clock.now_ns())
 
+    def keep_up_rows(self) -> None:
+        """Take what is needed at the end from rows that are about to be forgotten."""
+        if self._second:
+            self._second.keep_up_rows(self._sampler.snapshot(self._sources))
+
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Yield domain and sentence of each disagreement, at the end of the session."""
         for domain, both in self._both():

@@ -81,6 +81,8 @@ class ProcessReader:
             if _is_gpu(domain)
         }
         self._gpu_reasons: dict[str, str] = {}
+        # Readings that are no longer in the columns.
+        self._forgotten = {id(columns): 0 for columns in (self._cpu, *self._gpus.values())}
 
     def waits_for(self, time_ns: int) -> bool:
         """Whether CPU times can be read and have not been since `time_ns`."""
@@ -125,14 +127,29 @@ class ProcessReader:
             if locked:
                 self._lock.release()
 
+    def forget(self, time_ns: int) -> None:
+        """Forget what was read before a time, but for the last readings before it."""
+        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+            return
+        try:
+            for columns in (self._cpu, *self._gpus.values()):
+                first = max(0, bisect_right(columns["at_ns"], time_ns) - ROWS_BEFORE)
+                self._forgotten[id(columns)] += first
+                for column in columns.values():
+                    del column[:first]
+        finally:
+            self._lock.release()
+
     def news(self, cpu: int, gpus: Mapping[str, int]) -> ProcessRows:
         """Return what has been read since there were so many readings, and of each GPU."""
         locked = self._lock.acquire(timeout=LONGEST_WAIT_SECONDS)
         try:
             return ProcessRows(
-                **_from(self._cpu, cpu),
+                **self._from(self._cpu, cpu),
                 gpus={
-                    name: GpuRows(**_from(columns, gpus.get(name, 0)), reason=self._gpu_reasons.get(name))
+                    name: GpuRows(
+                        **self._from(columns, gpus.get(name, 0)), reason=self._gpu_reasons.get(name)
+                    )
                     for name, columns in self._gpus.items()
                 },
                 reason=self._reason,
@@ -140,6 +157,10 @@ class ProcessReader:
         finally:
             if locked:
                 self._lock.release()
+
+    def _from(self, columns: dict[str, Any], first: int) -> dict[str, Any]:
+        """Return the readings from a number on, which counts those that are forgotten, too."""
+        return _from(columns, max(0, first - self._forgotten[id(columns)]))
 
     def _read(self, *, edge: bool) -> None:
         begin_ns = self._clock.now_ns()

@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.energy.counters import Remark, Rows
-from mlmeter.energy.row_columns import RowMark
+from mlmeter.energy.row_columns import RowCopy, RowMark
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads
@@ -60,25 +61,37 @@ class RowNews(NamedTuple):
     """New rows of one domain.
 
     Attributes:
-        domain: whose.
-        rows: everything that is known of it, but only the new rows.
+        rows: what is new.
         back: how many of the rows copied before are not valid any more.
         mark: of who has copied these.
+        last_ns: when the domain was read last, None if never; readings: how often it was.
+        content: differs from before if what is known beside the rows has changed in a way that matters.
     """
 
-    domain: Domain
-    rows: Rows
+    rows: RowCopy
     back: int
     mark: RowMark
+    last_ns: int | None
+    readings: int
+    content: tuple[object, ...]
 
 
 class Subscription:
-    """A meter's hold on the sampler; made by `Sampler.subscribe`."""
+    """A meter's hold on the sampler; made by `Sampler.subscribe`.
+
+    Attributes:
+        needs_ns: what was read before it is not needed by this meter.
+    """
 
     def __init__(
-        self, sources: Sequence[Source], period_seconds: float, on_tick: Callable[[], object] | None
+        self,
+        sources: Sequence[Source],
+        period_seconds: float,
+        on_tick: Callable[[], object] | None,
+        needs_ns: int,
     ) -> None:
         self.sources = tuple(sources)
+        self.needs_ns = needs_ns
         safe_seconds = (source.longest_safe_period_seconds() for source in sources)
         self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
         self.on_tick = on_tick
@@ -115,7 +128,10 @@ class Sampler:
         self._random = random.Random()
         # By id of the domain: the hardware's update periods do not change with the meter.
         self._known_seconds: dict[str, float] = {}
+        # A thread runs as long as this is the number that it was started with.
+        self._generation = 0
         self._reset()
+        _samplers.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -135,8 +151,6 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._end_watch = threading.Event()
         self._alone = SourceThreads(self._reads, threaded=self._threaded)
-        # A thread runs as long as this is the number that it was started with.
-        self._generation = 0
         self._ticks = self._cpu_ns = 0
 
     # -- meters ---------------------------------------------------------------------------
@@ -155,7 +169,7 @@ class Sampler:
             on_tick: called on the sampler's thread after each tick; True if windows have opened or
                 closed since.
         """
-        subscription = Subscription(sources, period_seconds, on_tick)
+        subscription = Subscription(sources, period_seconds, on_tick, self._now_ns())
         with self._lock:
             if not self._subscriptions:
                 self.clock_changes.begin()
@@ -210,20 +224,33 @@ class Sampler:
             columns = [rows.columns for source in sources for rows in source.rows]
             return [item.mark_at(time_ns, rows_before) for item in columns]
 
+    def oldest_ns(self, sources: Sequence[Source], least_ns: int) -> int:
+        """Return when the oldest row in memory was read; not before some time, for one that is lost."""
+        with self._lock:
+            columns = [rows.columns for source in sources for rows in source.rows]
+            return max(least_ns, min((item.before_ns[0] for item in columns if item), default=least_ns))
+
     def news(self, sources: Sequence[Source], marks: Sequence[RowMark]) -> list[RowNews]:
         """Return what has been read of every domain since the marks, one for each."""
         with self._lock:
-            self._drain()
-            rest, found = iter(marks), []
+            self._reads.drain()
+            domains = ((source, position) for source in sources for position in range(len(source.rows)))
+            return [
+                _news(source, position, mark) for (source, position), mark in zip(domains, marks, strict=True)
+            ]
+
+    def state(self, sources: Sequence[Source], number: int) -> tuple[Domain, Rows]:
+        """Return a domain, by its number among all, and what is known of it beside its rows."""
+        with self._lock:
             for source in sources:
-                pairs = zip(source.rows, rest, strict=False)
-                mine = [(mark, *rows.columns.news(mark)) for rows, mark in pairs]
-                copies = source.snapshot([start for _, start, _ in mine])
-                found += [
-                    RowNews(domain, rows, max(0, old.end - start), new)
-                    for (domain, rows), (old, start, new) in zip(copies, mine, strict=True)
-                ]
-            return found
+                if number < len(source.rows):
+                    rows = source.rows[number]
+                    state = rows.snapshot(rows.columns.end)
+                    return source.domains[number], state._replace(
+                        period_seconds=source.period_seconds(number)
+                    )
+                number -= len(source.rows)
+        raise IndexError(number)
 
     def remarks(self, sources: Sequence[Source]) -> list[tuple[str | None, Remark]]:
         """Return what has been remarked about the domains of `sources`, with their names, and the clocks."""
@@ -248,6 +275,19 @@ class Sampler:
             for source in sources:
                 source.close_rows(end_ns)
 
+    def forget(self, subscription: Subscription, time_ns: int) -> None:
+        """Forget what was read before a time, so far as no other meter needs it."""
+        with self._lock:
+            subscription.needs_ns = time_ns
+            for source in subscription.sources:
+                needed = (item.needs_ns for item in self._subscriptions if source in item.sources)
+                source.forget(min(needed, default=time_ns))
+
+    def add_cost(self, cpu_ns: int) -> None:
+        """Count CPU time that was used for a meter elsewhere than in the sampler."""
+        with self._lock:
+            self._cpu_ns += cpu_ns
+
     def cost(self) -> Cost:
         """Return what the sampler has used since it was made."""
         with self._lock:
@@ -264,6 +304,11 @@ class Sampler:
     def edge(self) -> None:
         """Read the cheap counters on the caller's thread, at most once per update period."""
         self._edges.edge()
+
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own reads; else whoever calls `tick`."""
+        return self._threaded
 
     @property
     def has_edges(self) -> bool:
@@ -425,6 +470,15 @@ class Sampler:
                     if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
                         self._generation += 1
                         self._start_thread()
+            self._replace_dead_thread(end)
+
+    def _replace_dead_thread(self, end: threading.Event) -> None:
+        """Go on with another thread if something, such as a debugger, has ended the sampler's."""
+        with self._lock:
+            if self._thread is not None and not self._thread.is_alive() and not end.is_set():
+                logger.error("the sampler's thread has ended: another one goes on")
+                self._generation += 1
+                self._start_thread()
 
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
@@ -436,11 +490,34 @@ class Sampler:
     def after_fork_in_child(self) -> None:
         """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
         self._reset()
+        # An observer may have forked on the sampler's thread, which ends with the observer.
+        self._generation += 1
         self._arrange()
+
+
+def _news(source: Source, position: int, mark: RowMark) -> RowNews:
+    rows = source.rows[position]
+    columns = rows.columns
+    start, new = columns.news(mark)
+    content = (*rows.content, source.period_seconds(position))
+    return RowNews(columns.since(start), max(0, mark.end - start), new, rows.last_ns, rows.readings, content)
 
 
 _shared: Sampler | None = None
 _shared_lock = threading.Lock()
+_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    POOL.after_fork_in_child()
+    for sampler in list(_samplers):
+        sampler.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def shared_sampler() -> Sampler:
@@ -449,7 +526,4 @@ def shared_sampler() -> Sampler:
     with _shared_lock:
         if _shared is None:
             _shared = Sampler()
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_shared.after_fork_in_child)
-                os.register_at_fork(after_in_child=POOL.after_fork_in_child)
         return _shared

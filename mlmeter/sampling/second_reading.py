@@ -28,6 +28,8 @@ class SecondReadings:
         self._seconds = [source.second for source in sources if source.second is not None]
         self._before = self.read()
         self._read_ns = 0
+        # By id of the domain, the count at the beginning; None where a gap makes it useless.
+        self._first: dict[str, float | None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._seconds)
@@ -47,6 +49,24 @@ class SecondReadings:
             self._read_ns = now_ns
             self.read()
 
+    def keep_up_rows(self, rows: Iterable[tuple[Domain, Rows]]) -> None:
+        """Take from rows that are about to be forgotten what the comparison at the end needs."""
+        begins = {name: reading for before in self._before for name, reading in before.items()}
+        for domain, found in rows:
+            if domain.id in begins:
+                known, begin_ns = (
+                    self._first_count(domain, found, begins[domain.id]),
+                    _middle_ns(begins[domain.id]),
+                )
+                lost = any(end > begin_ns for _, end in found.gaps_ns)
+                self._first[domain.id] = None if lost else known
+
+    def _first_count(self, domain: Domain, rows: Rows, begin: Reading) -> float | None:
+        """Return the domain's count at the beginning."""
+        if domain.id in self._first:
+            return self._first[domain.id]
+        return _count_at(rows, _middle_ns(begin))
+
     def disagreements(
         self, after: list[dict[str, Reading]], rows: Iterable[tuple[Domain, Rows]]
     ) -> list[tuple[str, str]]:
@@ -61,7 +81,9 @@ class SecondReadings:
         for second, begin, end in zip(self._seconds, self._before, after, strict=True):
             for other in second.domains:
                 if other.id in collected and other.id in begin and other.id in end:
-                    text = _disagreement(*collected[other.id], other, begin[other.id], end[other.id])
+                    domain, found = collected[other.id]
+                    first = self._first_count(domain, found, begin[other.id])
+                    text = _disagreement(domain, found, other, (begin[other.id], end[other.id]), first)
                     texts += [] if text is None else [(collected[other.id][0].name, text)]
         return texts
 
@@ -75,12 +97,19 @@ def _readings(second: Opened) -> dict[str, Reading]:
     return {second.domains[item.position].id: item for item in items if isinstance(item, Reading)}
 
 
-def _disagreement(domain: Domain, rows: Rows, other: Domain, begin: Reading, end: Reading) -> str | None:
-    begin_ns, end_ns = ((item.begin_ns + item.end_ns) // 2 for item in (begin, end))
+def _middle_ns(reading: Reading) -> int:
+    return (reading.begin_ns + reading.end_ns) // 2
+
+
+def _disagreement(
+    domain: Domain, rows: Rows, other: Domain, ends: tuple[Reading, Reading], first: float | None
+) -> str | None:
+    begin, end = ends
+    begin_ns, end_ns = _middle_ns(begin), _middle_ns(end)
     # What a counter does not tell for certain cannot be compared.
     if any(start < end_ns and stop > begin_ns for start, stop in rows.gaps_ns):
         return None
-    first, last = _count_at(rows, begin_ns), _count_at(rows, end_ns)
+    last = _count_at(rows, end_ns)
     if first is None or last is None or end.value < begin.value:
         return None
     return twins_disagree(

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import threading
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from mlmeter.sampling.refresh_lock import NEVER_NS, RefreshLock
 FIRST_RETRY_SECONDS = 1.0
 # Reads per wrap of the shortest counter, whatever period the user asked for.
 READS_PER_WRAP = 4
+# Rows kept from before a session or window: their slope tells the power at its start.
+ROWS_BEFORE = 8
 # Reads within the time from which on a gauge has a gap.
 READS_PER_STEP = 2
 # A tick does not read again what the edge of a window has read within this part of a period.
@@ -221,6 +224,16 @@ class Source:
             if not rows.readings and not rows.remarks:
                 text = f"{domain.name}: no read had come back when the session ended"
                 rows.remarks.append(Remark(end_ns, "gap", text))
+
+    def held_rows(self) -> int:
+        """Return how many rows of all its domains are in memory."""
+        return sum(len(rows.columns.counts) for rows in self.rows)
+
+    def forget(self, time_ns: int) -> None:
+        """Forget the rows from before a time, but for some, whose slope tells the power then."""
+        for rows in self.rows:
+            columns = rows.columns
+            rows.forget(columns.first + bisect_right(columns.before_ns, time_ns) - ROWS_BEFORE)
 
     def ask(self, method: str) -> Any:
         """Call a method that backends need not have, for no longer than a read may take.

@@ -62,6 +62,20 @@ def test_script_sees_its_own_arguments_and_input(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "['--epochs', '3'] hello __main__ 5\n")
 
 
+def test_report_writes_the_page(tmp_path: Path) -> None:
+    """One file, named on standard error; tables only where they are asked for, too."""
+    metered(tmp_path, "")
+    result = mlmeter_command("report", "mlmeter-runs", "--html", "run.html", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert "wrote run.html" in result.stderr
+    assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    both = mlmeter_command("report", "mlmeter-runs", "--html", "run.html", "--json", cwd=tmp_path)
+    assert json.loads(both.stdout)["name"] == "script"
+    nowhere = mlmeter_command("report", "mlmeter-runs", "--html", "no/run.html", cwd=tmp_path)
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
+    assert "Traceback" not in nowhere.stderr
+
+
 def test_decorators_of_the_script_join_the_session(tmp_path: Path) -> None:
     """Windows of the script are in the run's own session, in its phases."""
     result = metered(

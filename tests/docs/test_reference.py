@@ -173,7 +173,7 @@ def test_commands_and_options_are_on_the_cli_page() -> None:
             for option in parameter.opts
         }
         described = section(text, f"mlmeter {name}")
-        assert set(re.findall(r"--[a-z][a-z-]*", described)) - {"--learning-rate"} == options
+        assert set(re.findall(r"--[a-z][a-z-]*", described)) - {"--learning-rate", "--vs"} == options
 
 
 def test_kinds_of_events_are_on_the_errors_page() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlmeter.journal.encoding import MOST_NUMBERS, Decoder, Ends, Part, encode, merged
+from mlmeter.journal.encoding import MOST_NUMBERS, Decoder, Ends, Part, merged, packed, plain
 
-CODES = {0: "qwq", 1: "wd", 2: "q"}
+CODES = {0: "qbq", 1: "wd", 2: "q"}
 LONGS = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**6)
 FLOATS = st.floats(allow_nan=False, min_value=0)
 
@@ -61,7 +61,7 @@ def test_what_is_written_is_read(batches: list[list[Part]]) -> None:
     ends: Ends = {}
     blobs = []
     for batch in batches:
-        blob, after = encode(batch, ends)
+        blob, after = packed(batch, ends)
         ends |= after
         blobs.append(blob)
     assert decoded(blobs) == expected(batches)
@@ -69,15 +69,32 @@ def test_what_is_written_is_read(batches: list[list[Part]]) -> None:
 
 @settings(deadline=None)
 @given(parts(), st.integers(0, 5))
-def test_merging_batches_changes_nothing(batches: list[list[Part]], first: int) -> None:
-    """Small batches that are written again as one are read as if they had stayed."""
-    ends: Ends = {}
-    blobs = []
-    for batch in [*batches[:first], merged(batches[first:])]:
-        blob, after = encode(batch, ends)
-        ends |= after
-        blobs.append(blob)
+def test_packing_batches_changes_nothing(batches: list[list[Part]], first: int) -> None:
+    """Some that have been packed together, and then plain ones, are read as if all had stayed."""
+    blob, _ = packed(merged(batches[:first]), {})
+    blobs = [blob, *map(plain, batches[first:])]
     assert decoded(blobs) == expected(batches)
+
+
+@settings(deadline=None)
+@given(parts(), st.integers(0, 5))
+def test_reading_can_begin_between_batches(batches: list[list[Part]], first: int) -> None:
+    """With the last numbers of the streams there, as long as nothing of before is taken back."""
+    kept = [[part._replace(back=0) for part in batch] for batch in batches]
+    ends: Ends = {}
+    for batch in kept[:first]:
+        ends |= packed(batch, ends)[1]
+    blobs = []
+    at: Ends = dict(ends)
+    for batch in kept[first:]:
+        blob, after = packed(batch, at)
+        at |= after
+        blobs.append(blob)
+    decoder = Decoder(CODES, ends)
+    for blob in blobs:
+        decoder.take(blob)
+    found = {stream: [column.tolist() for column in decoder.columns(stream)] for stream in CODES}
+    assert found == expected(kept[first:])
 
 
 @settings(deadline=None)
@@ -109,8 +126,10 @@ def test_steady_readings_take_few_bytes() -> None:
         for _ in range(600):
             before += 100_000_000 + rng.randrange(200_000)
             total += 61 * rng.randrange(160_000, 170_000)
-            for column, value in zip(columns, (before, 1_201_000 + rng.randrange(500), total), strict=True):
+            for column, value in zip(
+                columns, (before, before - 1_201_000 - rng.randrange(500), total), strict=True
+            ):
                 column.append(value)
-        batch.append(Part(stream, "qwq", 0, columns))
-    blob, _ = encode(batch, {})
+        batch.append(Part(stream, "qbq", 0, columns))
+    blob, _ = packed(batch, {})
     assert len(blob) < 7 * 20 * 600

@@ -14,6 +14,7 @@ import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL, live_journal
+from mlmeter.journal.file import JournalFile
 from mlmeter.measurement import Failure, Reading
 from mlmeter.recording import TABLES
 from mlmeter.session import Session
@@ -208,7 +209,7 @@ def test_run_that_is_still_written_is_not_touched(
         ("DELETE FROM entries WHERE kind='run'", "damaged"),
         ("UPDATE entries SET json='{' WHERE kind='run'", "no JSON"),
         ("UPDATE batches SET numbers=x'00'", "batch 1"),
-        ("DROP TABLE batches", "no such table"),
+        ("DROP TABLE batches", "other tables"),
         ("PRAGMA application_id=1", "no journal"),
         ("PRAGMA user_version=99", "version 99"),
     ],
@@ -222,3 +223,15 @@ def test_damaged_journal_is_named(meter: EnergyMeter, clock: FakeClock, sql: str
         connection.execute(sql)
     with pytest.raises(RunFileError, match=f"{JOURNAL}.*{words}"):
         mlmeter.load(meter.run_directory)
+
+
+@pytest.mark.parametrize("written", ["nothing", "tables"])
+def test_a_program_killed_before_its_first_transaction(tmp_path: Path, written: str) -> None:
+    """Its journal is called empty, not damaged."""
+    path = tmp_path / JOURNAL
+    path.touch()
+    if written == "tables":
+        path.unlink()
+        JournalFile(path).close()
+    with pytest.raises(RunFileError, match="is empty: its program ended before anything was written"):
+        mlmeter.load(path)

@@ -1,0 +1,1 @@
+"""From joules to decisions: lifecycle, efficiency, comparison; every figure with an interval."""

@@ -1,0 +1,81 @@
+"""The summary of an impact for people, at most 80 columns wide but for names of sources."""
+
+from __future__ import annotations
+
+import textwrap
+
+from mlmeter.impact.factors import Amount
+from mlmeter.impact.result import Impact, PhaseImpact
+from mlmeter.report.text import fitting_table, interval, number, table
+
+WIDTH = 80
+NAMES = {
+    "metered_energy": "metered energy",
+    "facility_energy": "energy with PUE",
+    "operational_without_pue": "emissions without PUE",
+    "operational": "emissions of electricity",
+    "embodied": "emissions of manufacture",
+    "carbon": "emissions, all of these",
+    "cost_without_pue": "cost without PUE",
+    "cost": "cost of electricity",
+    "water": "water",
+}
+MOST_PHASES = 20
+
+
+def impact_text(impact: Impact) -> str:
+    """Return quantities, phases, equivalences, factors and notes."""
+    head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
+    rows = [
+        (
+            NAMES[name],
+            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
+            interval(amount.low, amount.high),
+            amount.unit,
+        )
+        for name, amount, _ in impact.whole.quantities()
+        if name != "carbon" or impact.embodied is not None
+    ]
+    parts = [head, table(("quantity", "value", "interval", "unit"), rows)]
+    if len(impact.phases) > 1:
+        parts.append(_phases(impact))
+    same = [
+        (item.name, _best(item.amount, impact.whole), interval(item.amount.low, item.amount.high))
+        for item in impact.equivalences()
+        if item.amount.low is not None
+    ]
+    if same:
+        parts.append(fitting_table(("as much as", "number", "interval"), same))
+    parts.append(
+        "Factors:\n" + "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
+    )
+    parts.append("\n".join(map(_wrapped, impact.notes)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _phases(impact: Impact) -> str:
+    header = ("phase", "kWh", "gCO2e", *((impact.cost.unit,) if impact.cost else ()), "interval gCO2e")
+    rows = []
+    for part in impact.phases[:MOST_PHASES]:
+        cost = (_best(part.cost, part),) if part.cost else ()
+        carbon = part.carbon
+        best = (_best(part.facility_energy, part), _best(carbon, part))
+        rows.append((part.phase, *best, *cost, interval(carbon.low, carbon.high)))
+    text = fitting_table(header, rows)
+    hidden = len(impact.phases) - MOST_PHASES
+    return f"{text}\nand {hidden} more: see impact.frame()" if hidden > 0 else text
+
+
+def _best(amount: Amount, part: PhaseImpact) -> str:
+    known = amount.value is not None
+    return "unresolved" if known and not part.metered.resolved else number(amount.value)
+
+
+def _basis(basis: str) -> str:
+    return f"; {basis}" if basis else ""
+
+
+def _wrapped(note: str) -> str:
+    return textwrap.fill(
+        f"- {note}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
