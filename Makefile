@@ -15,8 +15,8 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 # Two installations into one environment must not run at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
-  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page gpu-experiments soak-cycles \
-  soak-kills soak-month soak-runs-file soak-journal fuzz build clean
+  bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page bench-workloads gpu-experiments \
+  soak-cycles soak-kills soak-month soak-runs-file soak-journal fuzz build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -88,6 +88,10 @@ gpu-experiments: $(READY)-demo  ## find out how the counter of this machine's GP
 
 bench-peers: $(READY)-demo  ## compare mlmeter with other tools on live counters of known energy
 	@$(BIN)/python benchmarks/accuracy/peers/run.py $(BENCH_ARGS)
+
+# The quick form does without PyTorch and pictures.
+bench-workloads: $(READY)-$(if $(findstring --quick,$(BENCH_ARGS)),demo,workloads)  ## study what saves energy, on real data
+	@$(BIN)/python -m benchmarks.workloads $(BENCH_ARGS)
 
 bench-page: $(READY)-demo  ## measure how large the report page is and how fast a browser draws it
 	@$(BIN)/python benchmarks/page/run.py $(BENCH_ARGS)
