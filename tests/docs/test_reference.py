@@ -182,7 +182,8 @@ def test_kinds_of_events_are_on_the_errors_page() -> None:
     given: set[str] = set()
     for file in package.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        noted = r"(?:self\._?remark|self\._log\.warn|recorder\.remark|events\.(?:remark|warn))\(\s*\"([\w-]+)\""
+        noters = r"(?:self\._?remark|self\._log\.warn|recorder\.remark|events\.(?:remark|warn))"
+        noted = noters + r"\(\s*\"([\w-]+)\""
         given |= set(re.findall(noted, text))
         given |= set(re.findall(r"Event\(time_seconds=[^,]+, kind=\"([\w-]+)\"", text))
         given |= set(re.findall(r"Remark\([^()]*, \"(\w+)\"", text))
