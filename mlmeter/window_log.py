@@ -315,7 +315,8 @@ class WindowLog:
             ids, starts, ends = (self._columns[column] for column in (0, 4, 5))
             ended = {number for number, end in zip(ids, ends, strict=True) if end <= ended_ns}
             began = {number for number, start in zip(ids, starts, strict=True) if start < started_ns}
-            began |= {window.id for window in list(self.open.values()) if window.start_ns < started_ns}
+            still_open = [window.closed(started_ns) for window in list(self.open.values())]
+            began |= {window.id for window in still_open if window.start_ns < started_ns}
             found = {
                 name: [
                     (number, value)
