@@ -75,9 +75,6 @@ class Closed(NamedTuple):
 class Closable(Protocol):
     """An open window."""
 
-    id: int
-    start_ns: int
-
     def closed(self, now_ns: int | None = None) -> Closed:
         """Return its record as if it ended at `now_ns`."""
 
