@@ -355,6 +355,7 @@ def report(
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
     from mlmeter.foreign_files import visible
+    from mlmeter.journal.opening import EMPTY
     from mlmeter.report.recovery import unfinished_runs
     from mlmeter.report.text import path_text
     from mlmeter.session import recover as recover_session
@@ -370,7 +371,8 @@ def recover(run_path: Path, *, as_json: bool) -> None:
             session = recover_session(directory)
         except (MLMeterError, OSError) as error:
             click.echo(f"mlmeter recover: {visible(str(error))}", err=True)
-            failed = True
+            # There is nothing to recover of a program that was killed in its first moments.
+            failed = failed or not str(error).endswith(EMPTY)
             continue
         click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:

@@ -181,7 +181,8 @@ class LiveSession:
             processes=self._processes,
             unavailable=self._unavailable,
             run=lambda: self._run(self.now_ns(), finished=False),
-            events=lambda: (*self._log.events, *self._source_events(self.now_ns())),
+            events=lambda: self._log.events,
+            source_events=lambda: self._source_events(self.now_ns()),
             as_metered=self._as_metered,
         )
         self._journal = LiveJournal(

@@ -30,6 +30,8 @@ LONGEST_WAIT_SECONDS = 0.05
 # A program that gives each of its windows a name, or a phase, of its own, or a thread: those beyond
 # these numbers share one.
 MOST_LABELS, MOST_PHASES, MOST_THREADS = 100_000, 1_000, 10_000
+# Of one name; of all of them together, so that they fit into a journal.
+MOST_CHARACTERS, MOST_LABEL_CHARACTERS = 1_000, 8_000_000
 OTHER_NAMES, OTHER_PHASES, OTHER_THREADS = "(other names)", "(other phases)", "(other threads)"
 
 # Windows that end at nearly the same time on several threads may be queued out of order.
@@ -166,6 +168,7 @@ class WindowLog:
         self._lock = threading.Lock()
         self._new_label_number: Callable[[], int] = itertools.count().__next__
         self._labels: dict[int, Label] = {}
+        self._label_characters = 0
         self._phases: set[str] = set()
         self._thread_numbers: dict[int, int] = {}
         self._thread_names: list[str] = []
@@ -196,6 +199,7 @@ class WindowLog:
         if label not in self.label_numbers:
             number = self._new_label_number()
             self._labels[number] = label
+            self._label_characters += len(label.name) + len(label.phase)
             self._phases.add(label.phase)
             self.label_numbers.setdefault(label, number)
         # Names beyond the limit are not kept.
@@ -207,10 +211,9 @@ class WindowLog:
             text = f"more than {MOST_PHASES} phases: further ones are told together as {OTHER_PHASES!r}"
             self._remark("note", text)
             phase = OTHER_PHASES
-        if len(self._labels) >= MOST_LABELS:
-            text = (
-                f"more than {MOST_LABELS} names of windows: further ones are told together as {OTHER_NAMES!r}"
-            )
+        name, phase = name[:MOST_CHARACTERS], phase[:MOST_CHARACTERS]
+        if len(self._labels) >= MOST_LABELS or self._label_characters >= MOST_LABEL_CHARACTERS:
+            text = f"too many names of windows, or too long ones: further ones are told as {OTHER_NAMES!r}"
             self._remark("note", text)
             name = OTHER_NAMES
         return Label(name, phase)
@@ -417,7 +420,7 @@ class WindowLog:
             number = len(self._thread_names)
             if number < MOST_THREADS:
                 self._thread_numbers[ident] = number
-                self._thread_names.append(names.get(ident, f"thread {ident}"))
+                self._thread_names.append(names.get(ident, f"thread {ident}")[:MOST_CHARACTERS])
             else:
                 self._thread_names.append(OTHER_THREADS)
                 text = f"more than {MOST_THREADS} threads: windows of further ones have no name of a thread"

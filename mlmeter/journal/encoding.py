@@ -143,7 +143,7 @@ class Decoder:
         at = 1 + 3 * parts
         for stream, back, rows in numbers[1:at].reshape(parts, 3).tolist():
             columns = columns_of.get(stream)
-            if columns is None or not 0 <= back <= self._rows[stream] or rows < 0:
+            if columns is None or back < 0 or rows < 0:
                 raise ValueError(f"a part of stream {stream}: {rows} rows, {back} taken back")
             if at + rows * len(columns) > len(numbers):
                 raise ValueError(f"{rows} rows of stream {stream} are not there")
@@ -188,7 +188,8 @@ class Decoder:
 
     def _take_back(self, stream: int, back: int) -> None:
         live = self._live[stream]
-        while back:
+        # Where reading began in the middle, what is taken back may lie before that.
+        while back and (live or not self._ends):
             if not live:
                 raise ValueError(f"more rows of stream {stream} are taken back than there are")
             start, end = live.pop()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlmeter.journal.encoding import MOST_NUMBERS, Ends, Part, merged, packed, plain
+from mlmeter.journal.guard import guard, guarded, release
 
 APPLICATION_ID = 0x6D6C6D74  # "mlmt"
 SCHEMA_VERSION = 1
@@ -78,6 +79,7 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         # Made here, and only here: a link that somebody has put in its place is not followed.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        self._guard = guard(path)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
         self._inode = path.stat().st_ino
         self._path = path
@@ -97,6 +99,7 @@ class JournalFile:
                 self._connection.execute(statement)
         except sqlite3.Error:
             self._connection.close()
+            release(self._guard)
             # Nothing is in it, and it would be in the way of the next attempt.
             path.unlink(missing_ok=True)
             raise
@@ -190,6 +193,7 @@ class JournalFile:
             self._connection.execute("PRAGMA journal_mode=DELETE")
         finally:
             self._connection.close()
+            release(self._guard)
 
     def abandon(self) -> None:
         """In a forked child: never touch the file again.
@@ -197,6 +201,7 @@ class JournalFile:
         SQLite would tidy up the parent's log when the connection is closed, so it never is.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        release(self._guard)
 
 
 def complete(path: Path, entries: Iterable[Entry]) -> None:
@@ -205,15 +210,16 @@ def complete(path: Path, entries: Iterable[Entry]) -> None:
     Raises:
         sqlite3.Error: that failed.
     """
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
-    try:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        connection.execute("BEGIN IMMEDIATE")
-        _put(connection, entries)
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode=DELETE")
-    finally:
-        connection.close()
+    with guarded(path):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        try:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN IMMEDIATE")
+            _put(connection, entries)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            connection.close()
 
 
 def json_text(value: Any) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -15,10 +16,12 @@ from urllib.parse import quote
 from mlmeter.errors import RunFileError
 from mlmeter.foreign_files import damaged
 from mlmeter.journal.file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from mlmeter.journal.guard import BUSY, guarded
 
 # Of one entry or batch, which are far smaller: who writes down a length must not get that memory.
 MOST_VALUE_BYTES = 1 << 26
 EMPTY = "it is empty: its program ended before anything was written"
+DROPPED = "its oldest readings were dropped, so that it did not grow without end; their sums can be loaded"
 LOGS = ("-wal", "-journal")
 # What a rollback log ends with that names a file for SQLite to remove: https://sqlite.org/fileformat.html
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
@@ -34,8 +37,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise RunFileError(str(path), "cannot be read: there is no such file")
     log = path.with_name(f"{path.name}-wal")
-    with tempfile.TemporaryDirectory(prefix="mlmeter-") as copy:
+    with tempfile.TemporaryDirectory(prefix="mlmeter-") as copy, contextlib.ExitStack() as held:
         try:
+            held.enter_context(guarded(path))
             if not log.exists():
                 connection = _connect(path, "mode=ro&immutable=1")
             else:
@@ -84,7 +88,9 @@ def refuse_traps(path: Path) -> None:
 def unreadable(path: Path, error: Exception) -> RunFileError:
     """Return the error that says why a journal cannot be read."""
     if _is_locked(error):
-        return RunFileError(str(path), "is being written by a program that still runs")
+        return RunFileError(str(path), BUSY)
+    if str(error) in (EMPTY, DROPPED):
+        return RunFileError(str(path), str(error))
     return damaged(path, "cannot be read", error)
 
 
@@ -132,4 +138,7 @@ def _copied(path: Path, log: Path, directory: Path) -> Path:
 
 def _is_locked(error: Exception) -> bool:
     # Not every error of SQLite's has a code.
-    return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return str(error) == BUSY or getattr(error, "sqlite_errorcode", None) in (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    )

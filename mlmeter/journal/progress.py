@@ -40,6 +40,7 @@ class Written:
     cpu: int = 0
     gpus: Mapping[str, int] = field(default_factory=dict)
     events: int = 0
+    source_events: int = 0
     # By kind and number, what tells whether an entry that can change must be written again.
     entries: Mapping[tuple[str, int], object] = field(default_factory=dict)
     slow_ns: int | None = None
@@ -51,7 +52,7 @@ class SessionParts:
 
     Attributes:
         run: facts about the run up to now.
-        events: what has been noted so far; only grows.
+        events: what has been noted of the session so far; source_events: of its domains; both only grow.
         as_metered: a domain and its rows as this session has metered them.
     """
 
@@ -63,6 +64,7 @@ class SessionParts:
     unavailable: tuple[Unavailable, ...]
     run: Callable[[], Run]
     events: Callable[[], Sequence[Event]]
+    source_events: Callable[[], Sequence[Event]]
     as_metered: Callable[[Domain, Rows], tuple[Domain, Rows]]
 
 
@@ -85,14 +87,28 @@ def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry
     state = _device_news(parts.devices, state, found, entries)
     if parts.processes is not None:
         state = _process_news(parts.processes, state, found, entries, contents)
-    events = parts.events()
-    entries += [("event", number, asdict(events[number])) for number in range(state.events, len(events))]
+    events, source_events = parts.events(), parts.source_events()
+    entries += _new_events("event", events, state.events)
+    entries += _new_events("source_event", source_events, state.source_events)
     if first:
         missing = enumerate(parts.unavailable)
         entries += [("unavailable", number, asdict(item)) for number, item in missing]
     if slow:
         entries.append(("run", 0, streams.run_entry(parts.run())))
-    return entries, found, replace(state, events=len(events), entries={**written.entries, **contents})
+    return (
+        entries,
+        found,
+        replace(
+            state,
+            events=len(events),
+            source_events=len(source_events),
+            entries={**written.entries, **contents},
+        ),
+    )
+
+
+def _new_events(kind: str, events: Sequence[Event], written: int) -> list[Entry]:
+    return [(kind, number, asdict(events[number])) for number in range(written, len(events))]
 
 
 def _rows_news(
@@ -102,9 +118,13 @@ def _rows_news(
     contents: dict[tuple[str, int], object] = {}
     readings: list[tuple[int, int, int]] = []
     news = parts.sampler.news(parts.sources, written.rows)
-    for number, item in enumerate(news):
+    domains = (domain for source in parts.sources for domain in source.domains)
+    for number, (domain, item) in enumerate(zip(domains, news, strict=True)):
         if item.rows.counts or item.back:
-            found[f"rows.{number}"] = streams.rows_part(item.rows, item.back)
+            # What is cheap to read is no driver's.
+            found[f"rows.{number}"] = streams.rows_part(
+                item.rows, item.back, with_driver=not domain.cheap_read
+            )
         # A row tells when the domain was read; a counter that shows nothing new makes none.
         if item.last_ns is not None and item.last_ns not in item.rows.before_ns[-1:]:
             readings.append((number, item.last_ns, item.readings))

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlmeter.foreign_files import MISFITS, damaged, json_value, place
 from mlmeter.journal.encoding import Decoder
-from mlmeter.journal.opening import EMPTY, opened, unreadable
+from mlmeter.journal.opening import DROPPED, EMPTY, opened, unreadable
 from mlmeter.journal.past import CHAPTER, RESTART, Restart
 from mlmeter.journal.rebuilding import rebuilt
 from mlmeter.journal.validation import checked
@@ -43,6 +43,7 @@ def read_journal(path: Path, *, everything: bool = False) -> Recording:
                 raise sqlite3.DatabaseError(EMPTY)
             streams = {number: (str(name), str(codes)) for number, (name, codes) in entries["stream"].items()}
             if everything:
+                _check_nothing_dropped(connection)
                 entries.pop(RESTART, None)
                 entries.pop(CHAPTER, None)
             with place("entry restart 0"):
@@ -55,6 +56,12 @@ def read_journal(path: Path, *, everything: bool = False) -> Recording:
             raise unreadable(path, error) from error
         except (*MISFITS, MemoryError) as error:
             raise damaged(path, "is damaged", error) from error
+
+
+def _check_nothing_dropped(connection: sqlite3.Connection) -> None:
+    first = connection.execute("SELECT min(number) FROM batches").fetchone()[0]
+    if first not in (None, 1):
+        raise sqlite3.DatabaseError(DROPPED)
 
 
 def _entries(connection: sqlite3.Connection) -> Entries:

@@ -53,6 +53,10 @@ def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
             domains.append(_domain(entry, columns.get(f"rows.{number}"), last_reading, restart))
     with place("an entry event or unavailable"):
         events = tuple(Event(**event) for event in _listed(entries, "event"))
+        if not run.finished:
+            # When a session ends, all its events are written as one list.
+            of_sources = tuple(Event(**event) for event in _listed(entries, "source_event"))
+            events = tuple(sorted((*events, *of_sources), key=lambda event: event.time_seconds))
         unavailable = tuple(
             Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
         )
@@ -141,7 +145,7 @@ def _end_ns(
     clock = columns.get("clock")
     if not readings and clock is not None and len(clock[0]):
         readings = [int(clock[0][-1])]
-    return max([run.start_ns, *readings, *closed[5][-1:]])
+    return max([run.start_ns, *readings, *closed[5]])
 
 
 def _killed_event(run: Run, opened: list[list[Any]], closed: list[list[int]]) -> Event:

@@ -49,12 +49,22 @@ def _in_code(code: str, column: Sequence[Any]) -> Column:
     return column if isinstance(column, array) and column.typecode == typecode else array(typecode, column)
 
 
-def rows_part(rows: Rows | RowCopy, back: int = 0) -> Part:
-    """Return the rows of a domain, of which only some may be new."""
+def rows_part(rows: Rows | RowCopy, back: int = 0, *, with_driver: bool) -> Part:
+    """Return the rows of a domain, of which only some may be new.
+
+    Args:
+        rows: the rows.
+        back: how many of those written before are not valid any more.
+        with_driver: whether a column has the driver's own times, which may begin at any row: a stream has
+            the same columns for ever.
+    """
     columns = [rows.before_ns, rows.after_ns, rows.counts]
-    if rows.driver_ns is None:
+    if not with_driver:
         return part(ROWS, columns, back)
-    return part(ROWS_WITH_DRIVER, [*columns, rows.driver_ns], back)
+    driver = rows.driver_ns
+    if driver is None:
+        driver = array("q", [NO_DRIVER_TIME]) * len(rows.counts)
+    return part(ROWS_WITH_DRIVER, [*columns, driver], back)
 
 
 def row_columns(columns: Sequence[NDArray[Any]]) -> dict[str, Column | None]:
@@ -154,7 +164,8 @@ def open_entry(window: Closed) -> list[Any]:
         window.thread,
         window.start_ns,
         window.flags,
-        dict(window.units or {}),
+        # What counts as a number need not be one of Python's own.
+        {name: count if type(count) is int else float(count) for name, count in (window.units or {}).items()},
         window.pieces,
     ]
 

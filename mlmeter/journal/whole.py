@@ -12,6 +12,7 @@ from mlmeter.errors import RunFileError
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import JournalFile, complete
+from mlmeter.journal.guard import BUSY
 from mlmeter.journal.opening import LOGS, refuse_traps
 from mlmeter.whole_files import name_beside, put_in_place
 
@@ -58,15 +59,37 @@ def write_whole(recording: Recording, path: Path) -> None:
             file.write(entries, _parts(recording), last=True)
         finally:
             file.close()
-        # The log of the old file would be taken for one of the new.
-        for name in LOGS:
-            path.with_name(f"{path.name}{name}").unlink(missing_ok=True)
+        _fold(path)
         put_in_place(temporary, path)
     except BaseException:
         for name in ("", *LOGS):
             with contextlib.suppress(OSError):
                 temporary.with_name(f"{temporary.name}{name}").unlink()
         raise
+
+
+def _fold(path: Path) -> None:
+    """Make an old journal one file without logs, which would be taken for those of the new one.
+
+    Until the new one takes its place it is as good as before.
+
+    Raises:
+        OSError: somebody still writes it.
+    """
+    logs = [log for name in LOGS if (log := path.with_name(f"{path.name}{name}")).exists()]
+    if not logs:
+        return
+    try:
+        refuse_traps(path)
+        complete(path, [])
+    except sqlite3.OperationalError as error:
+        if str(error) == BUSY:
+            raise OSError(f"{path} {BUSY}") from error
+    except (sqlite3.Error, RunFileError, OSError):
+        # What cannot be read is no loss.
+        pass
+    for log in logs:
+        log.unlink(missing_ok=True)
 
 
 def mark_finished(recording: Recording, path: Path) -> None:
@@ -99,7 +122,10 @@ def _chapter_entries(recording: Recording) -> list[Entry]:
 def _parts(recording: Recording) -> dict[str, Part]:
     windows = recording.windows
     columns = (windows.ids, windows.parent_ids, windows.labels, windows.threads)
-    parts = {f"rows.{number}": streams.rows_part(rows) for number, (_, rows) in enumerate(recording.domains)}
+    parts = {
+        f"rows.{number}": streams.rows_part(rows, with_driver=rows.driver_ns is not None)
+        for number, (_, rows) in enumerate(recording.domains)
+    }
     parts["windows"] = streams.windows_part((*columns, windows.starts_ns, windows.ends_ns, windows.flags))
     if windows.pieces:
         parts["pieces"] = streams.pieces_part(windows.pieces)

@@ -11,7 +11,7 @@ from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import mark_finished
 from mlmeter.recording import Recording
 from mlmeter.report.run_directory import MANIFEST, write_run_directory
-from mlmeter.report.runs_file import RUNS, append_run, sessions
+from mlmeter.report.runs_file import RUNS, append_run
 
 
 def recover_run(path: str | os.PathLike[str]) -> Recording:
@@ -34,11 +34,10 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
         facts = {**recording.run.facts, "killed": True}
         recording = recording.with_run(replace(recording.run, finished=True, facts=facts))
         mark_finished(recording, directory / JOURNAL)
+    append_run(recording, directory.absolute().parent / RUNS, once=True)
+    # The manifest comes last: where it is missing, there is something left to do.
     if not (directory / MANIFEST).exists():
         write_run_directory(recording, directory, journalled=True)
-    runs = directory.absolute().parent / RUNS
-    if recording.run.id not in sessions(runs):
-        append_run(recording, runs)
     return recording
 
 

@@ -57,8 +57,13 @@ def run_row(recording: Recording) -> dict[str, Any]:
     }
 
 
-def append_run(recording: Recording, path: Path) -> None:
+def append_run(recording: Recording, path: Path, *, once: bool = False) -> None:
     """Append the run to `path`; earlier rows are never lost or torn, whoever else appends.
+
+    Args:
+        recording: the run.
+        path: the file.
+        once: only if it has no row yet.
 
     Raises:
         OSError: the file cannot be written; it is as it was.
@@ -75,6 +80,8 @@ def append_run(recording: Recording, path: Path) -> None:
         reason = f"another process has held its lock for {LOCK_TIMEOUT_SECONDS:.0f} s"
         raise RunFileError(str(path), reason) from error
     try:
+        if once and recording.run.id in sessions(path):
+            return
         header = _header_of(path)
         if header is not None and not set(row) <= set(header):
             header = _widen(path, header, list(row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -35,7 +36,9 @@ def test_nothing_is_left(name: str) -> None:
     with cycles.SCENARIOS[name]() as cycle:
         left, growth = cycles.soak(cycle, CYCLES)
     assert left.is_nothing(CYCLES), left
-    assert growth < MOST_BYTES_PER_CYCLE
+    # A tracer, such as that of coverage, keeps what it sees.
+    if sys.gettrace() is None:
+        assert growth < MOST_BYTES_PER_CYCLE
 
 
 class Leaks:

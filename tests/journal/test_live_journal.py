@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlmeter
 from mlmeter import EnergyMeter
+from mlmeter.energy.counters import Remark
 from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.journal.file import JournalFile
@@ -216,9 +222,6 @@ def test_run_that_is_still_written_is_not_touched(
     meter: EnergyMeter, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Another process is told so, and the journal goes on."""
-    import subprocess
-    import sys
-
     with meter:
         advance(meter, 2)
         (journal,) = tmp_path.glob(f"runs/*/{JOURNAL}")
@@ -227,7 +230,7 @@ def test_run_that_is_still_written_is_not_touched(
             [sys.executable, "-c", code, str(journal.parent)], capture_output=True, text=True, check=False
         )
         assert "RunFileError" in result.stderr
-        assert "still runs" in result.stderr
+        assert "is being written" in result.stderr
         advance(meter, 2)
     assert meter.run_directory is not None
     assert mlmeter.load(meter.run_directory).total() == meter.session.total()
@@ -265,3 +268,78 @@ def test_a_program_killed_before_its_first_transaction(tmp_path: Path, written: 
         JournalFile(path).close()
     with pytest.raises(RunFileError, match="is empty: its program ended before anything was written"):
         mlmeter.load(path)
+
+
+@pytest.mark.parametrize("count", [np.int64(3), np.float32(3), Decimal(3), Fraction(3)], ids=repr)
+def test_counts_of_any_kind_of_number_survive_a_kill(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path, count: float
+) -> None:
+    """In a window that is still open then."""
+    with meter, meter.training("epoch", samples=count):
+        advance(meter, 2)
+        session = mlmeter.load(killed(meter, tmp_path))
+    (row,) = (r for r in session.records() if r["phase"] == "training" and r["domain"] == "fake-0")
+    assert row["samples"] == 3
+
+
+def test_times_of_a_driver_may_begin_late(clock: FakeClock, tmp_path: Path) -> None:
+    """A driver that has no time at first."""
+
+    class Late(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            items = [item for item in super().read() if isinstance(item, Reading)]
+            late = clock.now_ns() > 10**12 + 10 * 10**9
+            return [item._replace(driver_time_ns=item.end_ns if late else None) for item in items]
+
+    domain = fake_domain(kind="gpu", update_period_seconds=0.1, cheap_read=False)
+    backend = Late([domain], [lambda now: now // 10**8 * 10**7], clock)
+    meter = fake_meter(backend, clock=clock, output_dir=tmp_path / "runs")
+    with meter:
+        advance(meter, 20)
+        live = meter.session.recording.domains[0][1]
+        rows = mlmeter.load(killed(meter, tmp_path)).recording.domains[0][1]
+    assert rows.driver_ns is not None
+    assert rows.driver_ns == live.driver_ns[: len(rows.driver_ns)]  # type: ignore[index]
+
+
+def test_events_of_the_session_and_of_domains_survive_a_kill(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Each once, in order of time, whichever came first."""
+    with meter:
+        (rows,) = meter._live._sources[0].rows
+        for number in range(3):
+            rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
+            advance(meter, 1)
+            meter.recorder.remark("note", f"note {number}")
+            advance(meter, 1)
+        session = mlmeter.load(killed(meter, tmp_path))
+    texts = [event["message"] for event in session.records("events")]
+    assert texts[:-1] == ["gap 0", "note 0", "gap 1", "note 1", "gap 2", "note 2"]
+
+
+def test_program_that_reads_its_own_journal_keeps_its_lock(
+    meter: EnergyMeter, clock: FakeClock, tmp_path: Path
+) -> None:
+    """As when it copies its output folder: nobody else can complete the journal meanwhile."""
+    with meter:
+        advance(meter, 2)
+        (journal,) = tmp_path.glob(f"runs/*/{JOURNAL}")
+        journal.read_bytes()
+        code = "import sys, mlmeter; mlmeter.load(sys.argv[1])"
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(journal.parent)], capture_output=True, text=True, check=False
+        )
+        assert "is being written" in result.stderr
+        assert journal.with_name(f"{JOURNAL}-wal").exists()
+
+
+def test_long_names_fit_into_a_journal(meter: EnergyMeter, clock: FakeClock) -> None:
+    """However many there are."""
+    with meter:
+        for number in range(9_000):
+            with meter.window(f"{number} " + 50_000 * "x"):
+                pass
+        advance(meter, 2)
+    assert meter.run_directory is not None
+    assert len(mlmeter.load(meter.run_directory).recording.windows) == 9_000
