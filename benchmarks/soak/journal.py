@@ -46,7 +46,7 @@ class Board:
         self._clock, self._random = clock, random.Random(1)
         self._read_ns = clock.now_ns()
         self._domains = [
-            fake_domain(name=f"package-{number}", cheap_read=False, modulus=2**40, max_power_watts=400.0)
+            fake_domain(name=f"package-{number}", modulus=2**40, max_power_watts=400.0)
             for number in range(domains)
         ]
         self._counts = [0] * domains

@@ -104,7 +104,9 @@ class RowColumns:
             mark: what they have.
             before_ns: leave out rows that were read later.
         """
-        start = max(mark.base, min([mark.end, *self.revised[mark.revisions :]]))
+        start = mark.end
+        if len(self.revised) > mark.revisions:
+            start = max(mark.base, min([start, *self.revised[mark.revisions :]]))
         end = self.end if before_ns is None else self.first + bisect_right(self.before_ns, before_ns)
         return start, RowMark(mark.base, max(start, end), len(self.revised))
 

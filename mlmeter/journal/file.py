@@ -239,6 +239,9 @@ def _put(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
 
 def _batches(parts: list[Part]) -> Iterable[list[Part]]:
     """Split parts so that no batch becomes too large to be read."""
+    if parts and sum(part.size for part in parts) <= MOST_NUMBERS // 8:
+        yield parts
+        return
     batch: list[Part] = []
     size = 0
     for part in parts:

@@ -60,11 +60,11 @@ def rows_part(rows: Rows | RowCopy, back: int = 0, *, with_driver: bool) -> Part
     """
     columns = [rows.before_ns, rows.after_ns, rows.counts]
     if not with_driver:
-        return part(ROWS, columns, back)
+        return Part(-1, ROWS, back, columns)
     driver = rows.driver_ns
     if driver is None:
         driver = array("q", [NO_DRIVER_TIME]) * len(rows.counts)
-    return part(ROWS_WITH_DRIVER, [*columns, driver], back)
+    return Part(-1, ROWS_WITH_DRIVER, back, [*columns, driver])
 
 
 def row_columns(columns: Sequence[NDArray[Any]]) -> dict[str, Column | None]:
