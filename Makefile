@@ -16,7 +16,7 @@ ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
 .NOTPARALLEL:
 .PHONY: help demo test coverage lint format types layers docs bench-overhead bench-edges bench-load bench-accuracy \
   bench-plots bench-resolving bench-compare bench-estimate bench-peers bench-page bench-workloads gpu-experiments \
-  soak-cycles soak-kills soak-month soak-runs-file soak-journal fuzz build clean
+  soak soak-cycles soak-kills soak-month soak-runs-file soak-journal fuzz build clean
 
 help:  ## show this list
 	@echo "mlmeter: make TARGET [PYTHON=python3.12]"
@@ -98,6 +98,11 @@ bench-page: $(READY)-demo  ## measure how large the report page is and how fast 
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
+
+soak-journal: $(READY)-demo  ## measure what the journal of a day costs, and recover it
+	@$(BIN)/python benchmarks/soak/journal.py $(BENCH_ARGS)
+
+soak: soak-journal soak-kills soak-cycles soak-runs-file soak-month  ## run everything that takes long: an hour
 
 soak-kills: $(READY)-demo  ## kill a thousand metered programs and see what of their runs is left (minutes)
 	@$(BIN)/python -W ignore benchmarks/soak/kills.py $(BENCH_ARGS)
