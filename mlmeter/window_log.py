@@ -211,7 +211,7 @@ class WindowLog:
             text = f"more than {MOST_PHASES} phases: further ones are told together as {OTHER_PHASES!r}"
             self._remark("note", text)
             phase = OTHER_PHASES
-        name, phase = name[:MOST_CHARACTERS], phase[:MOST_CHARACTERS]
+        name, phase = _cut(name), _cut(phase)
         if len(self._labels) >= MOST_LABELS or self._label_characters >= MOST_LABEL_CHARACTERS:
             text = f"too many names of windows, or too long ones: further ones are told as {OTHER_NAMES!r}"
             self._remark("note", text)
@@ -420,12 +420,16 @@ class WindowLog:
             number = len(self._thread_names)
             if number < MOST_THREADS:
                 self._thread_numbers[ident] = number
-                self._thread_names.append(names.get(ident, f"thread {ident}")[:MOST_CHARACTERS])
+                self._thread_names.append(_cut(names.get(ident, f"thread {ident}")))
             else:
                 self._thread_names.append(OTHER_THREADS)
                 text = f"more than {MOST_THREADS} threads: windows of further ones have no name of a thread"
                 self._remark("note", text)
         return number
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
 
 
 def _empty_columns() -> tuple[array[int], ...]:
