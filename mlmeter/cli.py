@@ -309,6 +309,7 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report page: one HTML file.",
 )
+@click.option("--grid", help="With --html: show emissions, too; a place as for mlmeter impact, such as DE.")
 @gate_options
 @json_option
 def report(
@@ -316,6 +317,7 @@ def report(
     table: str | None,
     csv_path: Path | None,
     html_path: Path | None,
+    grid: str | None,
     *,
     as_json: bool,
     **gate: Any,
@@ -328,10 +330,12 @@ def report(
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
+    if grid is not None and html_path is None:
+        raise click.UsageError("--grid goes with --html; mlmeter impact prints emissions")
     try:
         session = load(latest_run(run_path))
         if html_path is not None:
-            session.to_html(html_path)
+            session.to_html(html_path, impact=None if grid is None else session.impact(grid))
             click.echo(f"wrote {html_path}", err=True)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")

@@ -71,6 +71,9 @@ def test_report_writes_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     both = mlmeter_command("report", "mlmeter-runs", "--html", "run.html", "--json", cwd=tmp_path)
     assert json.loads(both.stdout)["name"] == "script"
+    german = mlmeter_command("report", "mlmeter-runs", "--html", "de.html", "--grid", "DE", cwd=tmp_path)
+    assert (german.returncode, "CO2e" in (tmp_path / "de.html").read_text(encoding="utf-8")) == (0, True)
+    assert mlmeter_command("report", "mlmeter-runs", "--grid", "DE", cwd=tmp_path).returncode == 2
     nowhere = mlmeter_command("report", "mlmeter-runs", "--html", "no/run.html", cwd=tmp_path)
     assert (nowhere.returncode, nowhere.stdout) == (1, "")
     assert "Traceback" not in nowhere.stderr
