@@ -177,11 +177,12 @@ class CounterRows:
         assumed_ns = self._longest_period_ns
         self._fast = self._trusted = False
         self._longest_period_ns = max(assumed_ns, round(LONGEST_PERIOD_RATIO * period_seconds * 1e9))
-        rows = self.columns
+        rows, rewritten = self.columns, {}
         for row, (after, before) in enumerate(zip(rows.after_ns, rows.before_ns, strict=True)):
             if before - after >= assumed_ns:
                 earliest = rows.before_ns[row - 1] if row else before - self._longest_period_ns
-                rows.rewrite_after(row, min(after, max(earliest, before - self._longest_period_ns)))
+                rewritten[row] = min(after, max(earliest, before - self._longest_period_ns))
+        rows.rewrite_after(rewritten)
 
     def snapshot(self, number: int = 0) -> Rows:
         """Return a copy of the rows so far, or from a number on."""

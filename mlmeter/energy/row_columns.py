@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import NamedTuple
 
 # In the column of the driver's time stamps: the reading had none.
@@ -77,11 +78,12 @@ class RowColumns:
             del column[max(0, end - self.first) :]
         self.revised.append(end)
 
-    def rewrite_after(self, position: int, after_ns: int) -> None:
-        """Change the earliest time of the row at a position in the columns."""
-        self.after_ns[position] = after_ns
-        if not self.revised or self.revised[-1] > self.first + position:
-            self.revised.append(self.first + position)
+    def rewrite_after(self, after_ns: Mapping[int, int]) -> None:
+        """Change the earliest times of rows, given by their positions in the columns."""
+        for position, time_ns in after_ns.items():
+            self.after_ns[position] = time_ns
+        if after_ns:
+            self.revised.append(self.first + min(after_ns))
 
     def forget(self, number: int) -> None:
         """Remove the rows before `number`; the newest one stays in any case."""
@@ -97,18 +99,12 @@ class RowColumns:
         base = self.first + max(0, bisect_right(self.before_ns, time_ns) - rows_before)
         return RowMark(base, base, len(self.revised))
 
-    def news(self, mark: RowMark, before_ns: int | None = None) -> tuple[int, RowMark]:
-        """Return from which number on there are new or changed rows, and the mark of who has copied these.
-
-        Args:
-            mark: what they have.
-            before_ns: leave out rows that were read later.
-        """
+    def news(self, mark: RowMark) -> tuple[int, RowMark]:
+        """Return from which number on there are new or changed rows, and the mark of who has copied these."""
         start = mark.end
         if len(self.revised) > mark.revisions:
             start = max(mark.base, min([start, *self.revised[mark.revisions :]]))
-        end = self.end if before_ns is None else self.first + bisect_right(self.before_ns, before_ns)
-        return start, RowMark(mark.base, max(start, end), len(self.revised))
+        return start, RowMark(mark.base, max(start, self.end), len(self.revised))
 
     def since(self, number: int) -> RowCopy:
         """Return a copy of the rows from `number` on, so far as they are kept."""
