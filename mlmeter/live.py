@@ -181,8 +181,7 @@ class LiveSession:
             processes=self._processes,
             unavailable=self._unavailable,
             run=lambda: self._run(self.now_ns(), finished=False),
-            events=lambda: self._log.events,
-            source_events=lambda: self._source_events(self.now_ns()),
+            events=lambda: self._events(self.now_ns()),
             as_metered=self._as_metered,
         )
         self._journal = LiveJournal(
@@ -395,7 +394,7 @@ class LiveSession:
             ),
             windows=self.log.snapshot(end_ns, since_ns if of_late else None),
             unavailable=self._unavailable,
-            events=(*self._log.events, *self._source_events(end_ns)),
+            events=self._events(end_ns),
             device=self._devices.times(since_ns if of_late else None),
             process=None if self._processes is None else self._processes.rows(held_ns),
             chapters=() if of_late or past is None else (past,),
@@ -425,8 +424,8 @@ class LiveSession:
         start_ns = self._start_ns if start_ns is None else start_ns
         return _as_derived(domain, rows, start_ns), self._checks.of_session(domain, rows)
 
-    def _source_events(self, end_ns: int) -> list[Event]:
-        return [
+    def _events(self, end_ns: int) -> tuple[Event, ...]:
+        of_sources = (
             Event(
                 time_seconds=max(0, remark.at_ns - self._start_ns) * 1e-9,
                 kind=remark.kind,
@@ -435,7 +434,8 @@ class LiveSession:
             )
             for domain, remark in self._sampler.remarks(self._sources)
             if self._opened_ns <= remark.at_ns <= max(end_ns, self.now_ns())
-        ]
+        )
+        return (*self._log.events, *of_sources)
 
     def forget_after_fork(self) -> None:
         """In a forked child: record nothing; the parent goes on and counts the child's energy."""

@@ -31,7 +31,7 @@ Entry = tuple[str, int, Any]
 
 @dataclass(frozen=True)
 class Written:
-    """How much of a session is in its journal; all of it as counts and marks."""
+    """How much of a session is in its journal, as counts and marks; of events, which."""
 
     rows: tuple[RowMark, ...]
     windows: WindowMark = field(default_factory=WindowMark)
@@ -39,8 +39,7 @@ class Written:
     references: Mapping[int, int] = field(default_factory=dict)
     cpu: int = 0
     gpus: Mapping[str, int] = field(default_factory=dict)
-    events: int = 0
-    source_events: int = 0
+    events: frozenset[Event] = frozenset()
     # By kind and number, what tells whether an entry that can change must be written again.
     entries: Mapping[tuple[str, int], object] = field(default_factory=dict)
     slow_ns: int | None = None
@@ -52,7 +51,7 @@ class SessionParts:
 
     Attributes:
         run: facts about the run up to now.
-        events: what has been noted of the session so far; source_events: of its domains; both only grow.
+        events: what has been noted so far, of the session and then of each of its domains.
         as_metered: a domain and its rows as this session has metered them.
     """
 
@@ -64,7 +63,6 @@ class SessionParts:
     unavailable: tuple[Unavailable, ...]
     run: Callable[[], Run]
     events: Callable[[], Sequence[Event]]
-    source_events: Callable[[], Sequence[Event]]
     as_metered: Callable[[Domain, Rows], tuple[Domain, Rows]]
 
 
@@ -87,28 +85,16 @@ def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry
     state = _device_news(parts.devices, state, found, entries)
     if parts.processes is not None:
         state = _process_news(parts.processes, state, found, entries, contents)
-    events, source_events = parts.events(), parts.source_events()
-    entries += _new_events("event", events, state.events)
-    entries += _new_events("source_event", source_events, state.source_events)
+    # New ones of one domain come before old ones of the next: their place does not tell what is new.
+    new = [event for event in dict.fromkeys(parts.events()) if event not in state.events]
+    entries += [("event", number, asdict(event)) for number, event in enumerate(new, len(state.events))]
     if first:
         missing = enumerate(parts.unavailable)
         entries += [("unavailable", number, asdict(item)) for number, item in missing]
     if slow:
         entries.append(("run", 0, streams.run_entry(parts.run())))
-    return (
-        entries,
-        found,
-        replace(
-            state,
-            events=len(events),
-            source_events=len(source_events),
-            entries={**written.entries, **contents},
-        ),
-    )
-
-
-def _new_events(kind: str, events: Sequence[Event], written: int) -> list[Entry]:
-    return [(kind, number, asdict(events[number])) for number in range(written, len(events))]
+    events = state.events.union(new) if new else state.events
+    return entries, found, replace(state, events=events, entries={**written.entries, **contents})
 
 
 def _rows_news(

@@ -54,9 +54,7 @@ def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
     with place("an entry event or unavailable"):
         events = tuple(Event(**event) for event in _listed(entries, "event"))
         if not run.finished:
-            # When a session ends, all its events are written as one list.
-            of_sources = tuple(Event(**event) for event in _listed(entries, "source_event"))
-            events = tuple(sorted((*events, *of_sources), key=lambda event: event.time_seconds))
+            events = tuple(sorted(events, key=lambda event: event.time_seconds))
         unavailable = tuple(
             Unavailable(**{**item, "kinds": tuple(item["kinds"])}) for item in _listed(entries, "unavailable")
         )

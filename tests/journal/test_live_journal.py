@@ -318,6 +318,21 @@ def test_events_of_the_session_and_of_domains_survive_a_kill(
     assert texts[:-1] == ["gap 0", "note 0", "gap 1", "note 1", "gap 2", "note 2"]
 
 
+def test_events_of_several_domains_survive_a_kill(clock: FakeClock, tmp_path: Path) -> None:
+    """Those of one domain come between those of another: none is lost, none is there twice."""
+    domains = [fake_domain(name=f"fake-{number}") for number in range(3)]
+    backend = FakeBackend(domains, [lambda now: now // 10] * 3, clock)
+    meter = fake_meter(backend, clock=clock, output_dir=tmp_path / "runs")
+    with meter:
+        for number in range(6):
+            rows = meter._live._sources[0].rows[(2, 0, 1)[number % 3]]
+            rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
+            advance(meter, 1)
+        session = mlmeter.load(killed(meter, tmp_path))
+    texts = [event["message"] for event in session.records("events")]
+    assert texts[:-1] == [f"gap {number}" for number in range(6)]
+
+
 def test_program_that_reads_its_own_journal_keeps_its_lock(
     meter: EnergyMeter, clock: FakeClock, tmp_path: Path
 ) -> None:
