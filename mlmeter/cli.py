@@ -23,6 +23,7 @@ import click
 from mlmeter import __version__
 from mlmeter.commands.bench import bench
 from mlmeter.commands.compare import compare
+from mlmeter.commands.electricity import electricity_options, number_or_text
 from mlmeter.commands.gate import gate_options, judge
 from mlmeter.commands.impact import impact
 from mlmeter.commands.runs import latest_run
@@ -97,6 +98,7 @@ def demo(
     show_default=True,
     help="Energy of the whole machine, or of the program and its children.",
 )
+@electricity_options
 @click.option("--quiet", is_flag=True, help="Print no summary.")
 @require_measured_option
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -106,6 +108,9 @@ def run(
     phase: str,
     backends: str | None,
     scope: str,
+    grid: str | None,
+    pue: str | None,
+    price: str | None,
     program: tuple[str, ...],
     *,
     quiet: bool,
@@ -136,6 +141,9 @@ def run(
             backends=backends.split(",") if backends else None,
             scope=scope,
             output_dir=output_dir,
+            grid=number_or_text(grid),
+            pue=number_or_text(pue),
+            price=price,
         )
     except MLMeterError as error:
         raise click.UsageError(str(error)) from error
@@ -309,7 +317,7 @@ def _apply_rule(*, yes: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report page: one HTML file.",
 )
-@click.option("--grid", help="With --html: show emissions, too; a place as for mlmeter impact, such as DE.")
+@electricity_options
 @gate_options
 @json_option
 def report(
@@ -318,24 +326,32 @@ def report(
     csv_path: Path | None,
     html_path: Path | None,
     grid: str | None,
+    pue: str | None,
+    price: str | None,
     *,
     as_json: bool,
     **gate: Any,
 ) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
 
-    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
+    With --html and --grid, --pue or --price the page has emissions and cost, too; a run that was metered with
+    them has anyhow. With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by
+    their mean.
     """
     from mlmeter.foreign_files import visible
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
-    if grid is not None and html_path is None:
-        raise click.UsageError("--grid goes with --html; mlmeter impact prints emissions")
+    named = (grid, pue, price) != (None, None, None)
+    if named and html_path is None:
+        raise click.UsageError("--grid, --pue and --price go with --html; mlmeter impact prints emissions")
     try:
         session = load(latest_run(run_path))
         if html_path is not None:
-            session.to_html(html_path, impact=None if grid is None else session.impact(grid))
+            found = None
+            if named:
+                found = session.impact(number_or_text(grid), pue=number_or_text(pue), price=price)
+            session.to_html(html_path, impact=found)
             click.echo(f"wrote {html_path}", err=True)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")

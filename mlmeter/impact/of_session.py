@@ -10,6 +10,7 @@ from mlmeter.errors import ArgumentError, ProviderError
 from mlmeter.impact.conversion import ImpactFactors, impact_factors, static_grid
 from mlmeter.impact.factors import GRAMS_PER_KWH, Factor
 from mlmeter.impact.grid import INTENSITY
+from mlmeter.impact.of_meter import NAMES, factors_of_facts
 from mlmeter.impact.providers.base import CarbonProvider
 from mlmeter.impact.result import SESSION, Impact, PhaseImpact, RunFacts
 from mlmeter.impact.series import MARGINAL, ROUNDING_SECONDS, IntensitySeries, Step
@@ -35,17 +36,24 @@ def impact_of(
     fallback: object = None,
 ) -> Impact:
     """Return the impact of a session; arguments and errors as of `Session.impact`."""
-    notes = []
+    notes, of_meter = [], factors_of_facts(recording.run.facts)
     if fallback is not None and isinstance(grid, (str, float, int, Factor, type(None))):
         raise ArgumentError("fallback= is for a provider or an IntensitySeries given as grid=")
     if isinstance(grid, (CarbonProvider, IntensitySeries)):
         grids, note = _grid_over_time(recording, grid, fallback)
         notes.append(note)
     else:
-        grids = [static_grid(grid)] * (1 + len(_phases(recording)))
+        grids = [static_grid(of_meter.grid if grid is None else grid)] * (1 + len(_phases(recording)))
     factors = impact_factors(grids[0], pue=pue, price=price, embodied=embodied, water=water)
+    # What is named here goes before what was named at the meter.
+    factors = replace(factors, pue=factors.pue or of_meter.pue, price=factors.price or of_meter.price)
+    here = dict(zip(NAMES, (grid, pue, price), strict=True))
+    kept = [name for name in of_meter.named if here[name] is None]
+    if kept:
+        notes.append(f"as named at the meter: {', '.join(kept)}")
     whole, phases = _parts(recording, factors, grids[1:])
     name = fallback if grids[0].place and fallback is not None else grid
+    name = of_meter.place if name is None else name
     return Impact(
         session=recording.run.id,
         name=recording.run.name,
@@ -54,6 +62,15 @@ def impact_of(
         notes=(*notes, *_notes(recording, factors, whole.metered)),
         facts=_run_facts(recording, name if isinstance(name, str) else ""),
     )
+
+
+def impact_as_metered(recording: Recording) -> Impact | None:
+    """Return the impact with the factors that were named at the meter; None if none was.
+
+    Raises:
+        RunFileError: somebody has written nonsense in their place.
+    """
+    return impact_of(recording) if factors_of_facts(recording.run.facts).named else None
 
 
 def _parts(

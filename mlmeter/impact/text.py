@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Container
 
 from mlmeter.impact.factors import Amount
 from mlmeter.impact.result import Impact, PhaseImpact
@@ -20,23 +21,14 @@ NAMES = {
     "cost": "cost of electricity",
     "water": "water",
 }
+SHORT = ("facility_energy", "operational", "cost")
 MOST_PHASES = 20
 
 
 def impact_text(impact: Impact) -> str:
     """Return quantities, phases, equivalences, factors and notes."""
     head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
-    rows = [
-        (
-            NAMES[name],
-            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
-            interval(amount.low, amount.high),
-            amount.unit,
-        )
-        for name, amount, _ in impact.whole.quantities()
-        if name != "carbon" or impact.embodied is not None
-    ]
-    parts = [head, table(("quantity", "value", "interval", "unit"), rows)]
+    parts = [head, _quantities(impact)]
     if len(impact.phases) > 1:
         parts.append(_phases(impact))
     same = [
@@ -46,11 +38,31 @@ def impact_text(impact: Impact) -> str:
     ]
     if same:
         parts.append(fitting_table(("as much as", "number", "interval"), same))
-    parts.append(
-        "Factors:\n" + "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
-    )
-    parts.append("\n".join(map(_wrapped, impact.notes)))
+    parts += [f"Factors:\n{_factors(impact)}", "\n".join(map(_wrapped, impact.notes))]
     return "\n\n".join(part for part in parts if part)
+
+
+def short_text(impact: Impact) -> str:
+    """Return emissions and cost with their factors, for the summary of a session."""
+    return f"{_quantities(impact, SHORT)}\n{_factors(impact)}"
+
+
+def _quantities(impact: Impact, only: Container[str] = NAMES) -> str:
+    rows = [
+        (
+            NAMES[name],
+            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
+            interval(amount.low, amount.high),
+            amount.unit,
+        )
+        for name, amount, _ in impact.whole.quantities()
+        if name in only and (name != "carbon" or impact.embodied is not None)
+    ]
+    return table(("quantity", "value", "interval", "unit"), rows)
+
+
+def _factors(impact: Impact) -> str:
+    return "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
 
 
 def _phases(impact: Impact) -> str:
