@@ -85,16 +85,7 @@ def _document(impact: Impact) -> dict[str, Any]:
         "name": impact.name,
         "quantities": impact.records(),
         "factors": impact.factor_records(),
-        "equivalences": [
-            {
-                "name": item.name,
-                "value": item.amount.value,
-                "low": item.amount.low,
-                "high": item.amount.high,
-                "factor": str(item.factor),
-            }
-            for item in impact.equivalences()
-        ],
+        "equivalences": impact.equivalence_records(),
         "notes": list(impact.notes),
     }
 

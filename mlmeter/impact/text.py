@@ -37,7 +37,8 @@ def impact_text(impact: Impact) -> str:
         if item.amount.low is not None
     ]
     if same:
-        parts.append(fitting_table(("as much as", "number", "interval"), same))
+        rows = fitting_table(("as much as", "number", "interval"), same)
+        parts.append(f"{rows}\n{_sources(impact)}")
     parts += [f"Factors:\n{_factors(impact)}", "\n".join(map(_wrapped, impact.notes))]
     return "\n\n".join(part for part in parts if part)
 
@@ -63,6 +64,15 @@ def _quantities(impact: Impact, only: Container[str] = NAMES) -> str:
 
 def _factors(impact: Impact) -> str:
     return "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
+
+
+def _sources(impact: Impact) -> str:
+    """Say what one of each equivalence is, and who says so."""
+    by_source: dict[str, list[str]] = {}
+    for item in impact.equivalences():
+        text = f"{item.name} = {item.each} ({item.factor.year})"
+        by_source.setdefault(item.factor.source, []).append(text)
+    return "\n".join(_wrapped(f"{source}: {', '.join(texts)}") for source, texts in by_source.items())
 
 
 def _phases(impact: Impact) -> str:
