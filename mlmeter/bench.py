@@ -42,7 +42,7 @@ def bench(
     quality: str | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Bench:
-    """Run two commands until their difference is settled, or the limit is reached.
+    """Run two commands until their difference is settled, or a limit of pairs or of time is reached.
 
     Args:
         commands: program and arguments, twice.

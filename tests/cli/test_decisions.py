@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlmeter import bench
-from mlmeter.analysis.blocks import Plan
+from mlmeter.analysis.blocks import Plan, make_pairs
+from mlmeter.analysis.run_figures import RunFigures, run_figures
 from mlmeter.cli import main
 from mlmeter.errors import ArgumentError
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter
@@ -144,6 +147,32 @@ def test_bench_runs_both_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ).stdout
     assert "a: work 100" in text
     assert "6 pairs, as many as the pilot of 6 asked for" in text
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (5, "2 pairs, the LIMIT of time, before the pilot of 3 was done: 1 or more are missing."),
+        (9, "4 pairs, the LIMIT of time; the pilot of 3 asked for 16,081: 16,077 are missing."),
+    ],
+)
+def test_bench_stops_when_the_time_is_over(
+    minutes: float, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run takes a minute; it says how many pairs are missing, and the comparison is there all the same."""
+    clock, seconds = FakeClock(), itertools.cycle([1.0, 1.5, 0.8, 1.2])
+
+    def metered(*_: object) -> RunFigures:
+        clock.advance(60.0)
+        return run_figures(session_of([("inference", next(seconds), {})]).recording)
+
+    monkeypatch.setattr(bench, "metered", metered)
+    monkeypatch.setattr(bench, "make_pairs", partial(make_pairs, now=lambda: clock.now_ns() * 1e-9))
+    options = ["--output-dir", tmp_path, "--seed", 1, "--warm-up", 0, "--pilot", 3]
+    result = invoke("bench", *options, "--max-seconds", 60 * minutes, "--", "a", "--vs", "b")
+    assert result.exit_code == 0, result.output
+    assert words in result.stdout
+    assert "session" in result.stdout
 
 
 def test_bench_stops_at_a_command_that_fails(tmp_path: Path) -> None:
