@@ -48,6 +48,8 @@ class _Spent:
     def __init__(self, meter: Metering | None, kind: str | None, check_seconds: float) -> None:
         if kind is not None and kind not in COUNTED_KINDS:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(COUNTED_KINDS)}, or None")
+        if meter is not None and not hasattr(meter, "recorder"):
+            raise ArgumentError(f"meter={meter!r}: expected an EnergyMeter, or None")
         self._meter, self._kind = meter, kind
         self._recorder: LiveSession | None = None
         self._period_ns = round(check_seconds * NANOSECONDS_PER_SECOND)

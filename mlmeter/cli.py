@@ -131,7 +131,7 @@ def run(
         reason, code = missing
         click.echo(f"mlmeter run: {reason}", err=True)
         sys.exit(code)
-    if target.other_python:
+    if target.other_python and not quiet:
         text = f"{program[0]} is not the Python of mlmeter ({sys.executable}): metered from outside"
         click.echo(f"mlmeter run: {text}", err=True)
     try:

@@ -228,7 +228,7 @@ class Session:
             session only sums are in memory: `load` with ``everything=True`` tells it.
 
         Raises:
-            ArgumentError: no window has the metric.
+            ArgumentError: no window has the metric, or the target is no number.
         """
         from mlmeter.analysis.target import energy_to
 
@@ -297,11 +297,14 @@ class Session:
                 price named at the meter. Where none was, there is no such section.
 
         Raises:
+            ArgumentError: `impact` is something else.
             OSError: the file cannot be written.
         """
         from mlmeter.report.page.document import page_html
         from mlmeter.whole_files import writing
 
+        if impact is not None and not hasattr(impact, "records"):
+            raise ArgumentError(f"impact={impact!r}: expected what session.impact(...) returns")
         if impact is None and ELECTRICITY in self._recording.run.facts:
             from mlmeter.impact.of_session import impact_as_metered
 

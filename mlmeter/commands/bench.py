@@ -75,8 +75,12 @@ def bench(
     """
     from mlmeter.analysis.blocks import Plan
     from mlmeter.bench import bench as benched
+    from mlmeter.program import Program
 
     first, second = _split(commands)
+    for command in (first, second):
+        if Program.of(command).other_python:
+            click.echo(f"{command[0]} is not the Python of mlmeter: metered from outside", err=True)
     seed = secrets.randbelow(10**6) if seed is None else seed
     directory = output_dir / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     options = ["--scope", scope, *(["--backends", backends] if backends else [])]

@@ -39,7 +39,8 @@ def impact_of(
     notes, of_meter = [], factors_of_facts(recording.run.facts)
     if fallback is not None and isinstance(grid, (str, float, int, Factor, type(None))):
         raise ArgumentError("fallback= is for a provider or an IntensitySeries given as grid=")
-    if isinstance(grid, (CarbonProvider, IntensitySeries)):
+    # A class has the methods of its objects, too.
+    if isinstance(grid, (CarbonProvider, IntensitySeries)) and not isinstance(grid, type):
         grids, note = _grid_over_time(recording, grid, fallback)
         notes.append(note)
     else:
@@ -117,10 +118,7 @@ def _grid_over_time(
     # A misspelt fallback is told now, not on the day on which it is needed.
     instead = None if fallback is None else static_grid(fallback)
     try:
-        if isinstance(grid, IntensitySeries):
-            series = grid
-        else:
-            series = grid.series(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
+        series = grid if isinstance(grid, IntensitySeries) else _asked(grid, start, end)
         if not series.covers(start, end):
             raise ArgumentError(
                 f"{series.source}: values from {series.span_text} do not cover the run, "
@@ -141,6 +139,24 @@ def _grid_over_time(
             "phases there are weighted with it"
         )
     return [_mean(series, steps, weights) for weights in found], note
+
+
+def _asked(provider: CarbonProvider, start: float, end: float) -> IntensitySeries:
+    """Return what a provider, which may be the user's own, says about a time in seconds since 1970.
+
+    Raises:
+        ProviderError: it fails, in whatever way, or returns something else.
+    """
+    name = str(getattr(provider, "name", type(provider).__name__))
+    try:
+        series = provider.series(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
+    except ProviderError:
+        raise
+    except Exception as error:  # what it stands on is not known
+        raise ProviderError(name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(series, IntensitySeries):
+        raise ProviderError(name, f"returned {type(series).__name__} in place of an IntensitySeries")
+    return series
 
 
 def _weighted(recording: Recording, steps: tuple[Step, ...], start: float) -> list[NDArray[np.float64]]:

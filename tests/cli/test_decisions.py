@@ -117,6 +117,18 @@ def test_what_was_not_read_is_not_passed(tmp_path: Path) -> None:
     assert (result.exit_code, "NOT JUDGED" in result.stderr) == (1, True)
 
 
+def test_a_variant_is_not_compared_with_itself(folders: tuple[Path, Path]) -> None:
+    dear, _ = folders
+    result = invoke("compare", dear, dear / ".." / dear.name)
+    assert (result.exit_code, "given twice" in result.stderr) == (2, True)
+
+
+def test_a_gate_says_what_is_not_there(folders: tuple[Path, Path]) -> None:
+    result = invoke("report", folders[0], "--max-joules", 1, "--unit", "images")
+    assert result.exit_code == 2
+    assert "unit='images': not in all runs; there are run in inference" in result.stderr
+
+
 def test_bench_runs_both_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command is run by `mlmeter run`; the runs are kept, warm-up apart, and compared in pairs."""
     made: list[list[str]] = []

@@ -156,7 +156,8 @@ def test_a_metered_program_keeps_them(tmp_path: Path) -> None:
         ({"grid": True}, "grid=True"),
         ({"grid": A_SERIES}, "goes to Session.impact"),
         ({"grid": replace(OURS, unit="kg/kWh")}, "unit that ends in gCO2e/kWh"),
-        ({"grid": replace(OURS, source=None)}, "no text"),  # type: ignore[arg-type]
+        ({"grid": replace(OURS, source=" ")}, "expected a source"),
+        ({"grid": replace(OURS, place=None)}, "no text"),  # type: ignore[arg-type]
         ({"pue": 0.9}, "pue=0.9"),
         ({"pue": 30}, "pue=30"),
         ({"pue": "here"}, "pue='here'"),

@@ -216,6 +216,7 @@ def test_the_energy_of_one_kind(clock: FakeClock) -> None:
         ({"money": 5, "money_per_joule": -1}, "money_per_joule=-1"),
         ({"joules": 5, "on_exceed": "explode"}, 'expected "warn", "stop" or a function'),
         ({"joules": 5, "check_seconds": -1}, "check_seconds=-1"),
+        ({"joules": 5, "meter": "gpu"}, "meter='gpu': expected an EnergyMeter"),
         ({"joules": 5, "kind": "tpu"}, "kind='tpu': expected one of cpu, dram, gpu"),
     ],
 )
