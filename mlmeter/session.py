@@ -389,7 +389,8 @@ class Session:
         from mlmeter.impact.text import short_text
 
         impact = impact_as_metered(self._recording)
-        return "" if impact is None else short_text(impact)
+        # Of no energy nothing follows, and the notes say why there is none.
+        return "" if impact is None or impact.energy.low is None else short_text(impact)
 
     def __repr__(self) -> str:
         return f"<Session {self.name!r}: {self.duration_seconds:.3f} s, {self.total()}>"

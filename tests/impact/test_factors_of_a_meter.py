@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import mlmeter
 from mlmeter.cli import main
-from mlmeter.errors import ArgumentError, RunFileError
+from mlmeter.errors import ArgumentError, NothingMeteredWarning, RunFileError
 from mlmeter.impact import Factor, ImpactFactors, IntensitySeries
 from mlmeter.impact.of_meter import MeterFactors, factors_of_facts, meter_factors
 from mlmeter.meter import EnergyMeter
@@ -116,6 +116,17 @@ def test_summaries_and_the_page_have_them(session: Session, tmp_path: Path) -> N
     bare.to_html(path)
     for words in (bare.summary(), bare._repr_html_(), path.read_text(encoding="utf-8")):
         assert "CO2e" not in words
+
+
+def test_of_no_energy_nothing_follows() -> None:
+    """The summary has no table of dashes."""
+    clock = FakeClock()
+    with pytest.warns(NothingMeteredWarning):
+        meter = fake_meter(FakeBackend([], [], clock), clock=clock, grid="DE").start()
+    clock.advance(5.0)
+    meter.stop()
+    assert "CO2e" not in meter.session.summary()
+    assert meter.session.impact().operational.value is None
 
 
 def test_the_commands_use_them(session: Session, tmp_path: Path) -> None:
