@@ -200,16 +200,24 @@ def test_bench_wants_two_commands(commands: list[str]) -> None:
 
 
 def test_bench_needs_known_energies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run without a reading, or without the unit, ends a benchmark: nothing would settle it."""
+    """A run without a reading, the unit or the metric ends a benchmark: nothing would settle it."""
     clock = FakeClock()
     meter = fake_meter(FakeBackend([], [], clock), clock=clock)
     with meter:
         clock.advance(1.0)
-    from mlmeter.analysis.run_figures import run_figures
+    figures, made = run_figures(meter.session.recording), []
 
-    figures = run_figures(meter.session.recording)
-    monkeypatch.setattr(bench, "metered", lambda *_: figures)
+    def metered(*_: object) -> RunFigures:
+        made.append(1)
+        return figures
+
+    monkeypatch.setattr(bench, "metered", metered)
     with pytest.raises(bench.BenchError, match="not known well enough: no energy could be read"):
         bench.bench((["a"], ["b"]), Plan(), tmp_path)
     with pytest.raises(ArgumentError, match="unit='tokens'"):
         bench.bench((["a"], ["b"]), Plan(), tmp_path, unit="tokens")
+    figures = run_figures(session_of([("inference", 1.0, {})]).recording)
+    with pytest.raises(ArgumentError, match=r"quality='accuracy': not a metric of run .*; these are: none"):
+        bench.bench((["a"], ["b"]), Plan(), tmp_path, quality="accuracy")
+    # Each is told by the first run.
+    assert len(made) == 3
