@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Container
 
+from mlmeter.foreign_files import visible
 from mlmeter.impact.factors import Amount
 from mlmeter.impact.result import Impact, PhaseImpact
 from mlmeter.report.text import fitting_table, interval, number, table
@@ -27,7 +28,10 @@ MOST_PHASES = 20
 
 def impact_text(impact: Impact) -> str:
     """Return quantities, phases, equivalences, factors and notes."""
-    head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
+    # The name, as the notes below, may be a stranger's.
+    head = textwrap.fill(
+        f"{visible(impact.name)}: impact of {number(impact.whole.duration_seconds)} s", WIDTH
+    )
     parts = [head, _quantities(impact)]
     if len(impact.phases) > 1:
         parts.append(_phases(impact))
@@ -99,5 +103,5 @@ def _basis(basis: str) -> str:
 
 def _wrapped(note: str) -> str:
     return textwrap.fill(
-        f"- {note}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        f"- {visible(note)}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

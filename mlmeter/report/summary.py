@@ -37,7 +37,7 @@ def summary_text(recording: Recording, impact: str = "") -> str:
     rows = _phase_rows(recording)
     # Watts are joules / seconds, and shares are joules by those of the session.
     phases = fitting_table(HEADER, rows, left=2, drop=("watts", "share")) if rows else table(HEADER, rows)
-    parts = [_title(recording), phases]
+    parts = [textwrap.fill(_title(recording), WIDTH), phases]
     above = _above_idle_rows(recording)
     if above:
         parts.append(table(("phase", "domain", "idle J", "above idle J", "95 % interval"), above, left=2))

@@ -157,6 +157,18 @@ def test_the_summary_fits_a_terminal_and_names_year_and_source(session: Session)
     assert "power supplies, fans, disks" in flat
 
 
+def test_names_of_strangers_steer_no_terminal_and_fit_it() -> None:
+    """In the summaries of the session and of its impact."""
+    clock = FakeClock()
+    backend = FakeBackend.with_power(clock, 100.0)
+    with fake_meter(backend, clock=clock, name="\x1b[2J" + "long name " * 30) as meter:
+        advance(meter, 10.0)
+    for text in (meter.session.summary(), meter.session.impact("DE").summary()):
+        assert r"\x1b[2J" in text
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= 80
+
+
 def test_equivalences_name_their_sources(session: Session) -> None:
     """In the text and in the records: what one of them is, its year and who says so."""
     impact = session.impact("DE")
