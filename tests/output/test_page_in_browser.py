@@ -203,6 +203,10 @@ def test_page_fits_a_phone(browser: Browser, long_page: str, tmp_path: Path, whi
     browser.open(long_page if which == "long" else path.as_uri())
     browser.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
     assert browser.evaluate("document.documentElement.scrollWidth") == PHONE_PIXELS
+    # Cards do not scroll: what is wider than they are would be cut off.
+    cards = "[...document.querySelectorAll('.scroll:not(.matrix)')]"
+    assert browser.evaluate(f"{cards}.length") > 0
+    assert browser.evaluate(f"{cards}.filter((card) => card.scrollWidth > card.clientWidth).length") == 0
     nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
     roles = [node["role"]["value"] for node in nodes if not node["ignored"]]
     assert {"table", "rowheader", "columnheader", "cell", "heading", "main", "banner"} <= set(roles)
