@@ -189,6 +189,8 @@ class LiveSession:
         )
         if self.chapters is not None:
             self.chapters.on_forget = self._note_past
+        if self._sampler.threaded:
+            self._journal.begin()
 
     def _note_past(self, chapter: Chapter, held_ns: int) -> None:
         """Hand the journal the sums of what is no longer in memory."""
@@ -353,7 +355,7 @@ class LiveSession:
             self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
-        if self._journal is not None and self.running:
+        if self._journal is not None and self.running and not self._journal.threaded:
             self._journal.tick()
         if self.chapters is not None and self.running:
             self.chapters.keep_up()

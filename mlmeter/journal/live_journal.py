@@ -1,4 +1,4 @@
-"""The journal of a running session: written on the sampler's thread, never a reason to fail."""
+"""The journal of a running session: written on a thread of its own, never a reason to fail."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from mlmeter.journal.file import Boundary, JournalFile
 from mlmeter.journal.past import Past
 from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
+from mlmeter.sampling.errands import start_thread
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
@@ -40,6 +42,8 @@ _held_at_fork = threading.local()
 class LiveJournal:
     """Writes what is new of a session to `JOURNAL` in a directory.
 
+    A disk that hangs keeps nobody but the thread that writes, which is the journal's own.
+
     Args:
         directory: the run directory; made when the first rows are written.
         parts: where the news come from.
@@ -62,18 +66,42 @@ class LiveJournal:
         _journals.add(self)
         self._file: JournalFile | None = None
         self._written = Written(())
-        # Sums of what is no longer in memory, the time since which readings still are, and whether
-        # that is in the file.
+        # Sums of what is no longer in memory, and those of them that are in the file.
         self._past: Past | None = None
-        self._past_written = True
+        self._past_written: Past | None = None
         # Where a reader of the file can begin, and up to when everything is before it.
         self._boundaries: deque[tuple[int, Boundary]] = deque()
         self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        # Whether the session has ended while the disk kept the thread.
+        self._left_behind = False
+
+    def begin(self) -> None:
+        """Start the thread; nothing is written without one but by `tick`."""
+        # None can be started while the interpreter ends.
+        with contextlib.suppress(RuntimeError):
+            self._thread = start_thread("mlmeter-journal", self._run)
+
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own calls `tick`."""
+        return self._thread is not None
+
+    def _run(self) -> None:
+        sampler = self._parts.sampler
+        while not self._ended.wait(max(0, self._due_ns - sampler.clock.now_ns()) * 1e-9):
+            started_ns = time.thread_time_ns()
+            self.tick()
+            sampler.add_cost(time.thread_time_ns() - started_ns)
+        if self._left_behind and self._file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
 
     def tick(self) -> None:
-        """Write what is new if that is due; called on the sampler's thread."""
+        """Write what is new if that is due."""
         now_ns = self._parts.sampler.clock.now_ns()
-        if now_ns < self._due_ns or not self._lock.acquire(blocking=False):
+        if now_ns < self._due_ns or not self._lock.acquire(blocking=self.threaded):
             return
         try:
             self._due_ns = now_ns + PERIOD_NS
@@ -88,9 +116,7 @@ class LiveJournal:
 
     def forgotten(self, past: Past) -> None:
         """Take note of what is no longer in memory; called on a thread that may take its time."""
-        past = past.in_json()
-        with self._lock:
-            self._past, self._past_written = past, False
+        self._past = past.in_json()
 
     def finish(self, recording: Recording) -> bool:
         """Write the rest of a session that has ended; return whether the journal holds all of it.
@@ -98,24 +124,31 @@ class LiveJournal:
         Args:
             recording: the whole session.
         """
-        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(LONGEST_WAIT_SECONDS)
+            self._left_behind = self._thread.is_alive()
+        if self._left_behind or not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
             return False
         file, self._file = self._file, None
         self._due_ns = 1 << 62
         try:
-            if file is None:
-                return False
-            try:
-                if file.in_place:
-                    self._write_rest(file, recording)
-                    return True
-            finally:
-                file.close()
+            return file is not None and self._closed(file, recording)
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
+            return False
         finally:
             self._lock.release()
-        return False
+
+    def _closed(self, file: JournalFile, recording: Recording) -> bool:
+        """Write the rest and close the file; return whether it is where it belongs."""
+        try:
+            in_place = file.in_place
+            if in_place:
+                self._write_rest(file, recording)
+            return in_place
+        finally:
+            file.close()
 
     def abandon(self) -> None:
         """In a forked child: the journal is the parent's."""
@@ -134,9 +167,9 @@ class LiveJournal:
             self._file = JournalFile(self._directory / JOURNAL)
             self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
             self._boundaries = deque([(self._start_ns, self._file.boundary)])
-            self._past_written = self._past is None
+            self._past_written = None
         entries, parts, written = news(self._parts, self._written, now_ns)
-        past = None if self._past_written else self._past
+        past = self._new_past()
         if past is not None:
             entries += past.entries(self._boundary_before(past.oldest_ns))
         self._file.write(entries, parts)
@@ -144,9 +177,13 @@ class LiveJournal:
         if self._file.boundary.number != self._boundaries[-1][1].number:
             self._boundaries.append((now_ns, self._file.boundary))
         if past is not None:
-            self._past_written = True
+            self._past_written = past
             if self._file.shrink(self._boundaries[0][1].number, MOST_BYTES):
                 self._remark("journal", SHRUNK)
+
+    def _new_past(self) -> Past | None:
+        """Return the sums of the past that are not in the file yet, if there are any."""
+        return None if self._past is self._past_written else self._past
 
     def _boundary_before(self, time_ns: int) -> Boundary:
         """Return the last boundary before which nothing is newer than a time."""
@@ -159,8 +196,8 @@ class LiveJournal:
         now_ns = self._parts.sampler.clock.now_ns()
         entries, parts, _ = news(self._parts, written, now_ns)
         parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
-        if self._past is not None and not self._past_written:
-            entries += self._past.entries(self._boundary_before(self._past.oldest_ns))
+        if (past := self._new_past()) is not None:
+            entries += past.entries(self._boundary_before(past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.
         file.write([*entries, *last_entries(recording)], parts, last=True)
 

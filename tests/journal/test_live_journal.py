@@ -6,25 +6,33 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mlmeter
 from mlmeter import EnergyMeter
+from mlmeter.clock import MonotonicClock
 from mlmeter.energy.counters import Remark
 from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.journal.file import JournalFile
 from mlmeter.measurement import Failure, Reading
 from mlmeter.recording import TABLES
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
+
+# Nobody waits so long but on a machine that stands still.
+LONG_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -44,6 +52,14 @@ def killed(meter: EnergyMeter, to: Path) -> Path:
     """Copy what would be on the disk if the program were killed now."""
     (directory,) = (meter._output_dir or Path()).glob("*/")
     return Path(shutil.copytree(directory, to / directory.name))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads are about to do."""
+    deadline = time.monotonic() + LONG_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
 
 
 def test_killed_run_has_everything_but_the_last_second(
@@ -138,8 +154,8 @@ def test_journal_of_an_ended_session_is_the_session(
         assert mlmeter.load(whole).records(name) == meter.session.records(name), name
 
 
-def test_journal_is_written_by_the_sampler(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
-    """Nothing is on the disk before its first tick, and windows do not write."""
+def test_windows_do_not_write(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
+    """Nothing is on the disk before it is due, and the program's threads put nothing there."""
     with meter:
         assert not (tmp_path / "runs").exists()
         advance(meter, 1)
@@ -149,6 +165,33 @@ def test_journal_is_written_by_the_sampler(meter: EnergyMeter, clock: FakeClock,
             with meter.window("step"):
                 pass
         assert sum(path.stat().st_size for path in journal.parent.iterdir()) == size
+
+
+def test_disk_that_hangs_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters are read meanwhile; at the end the program waits a limited time."""
+    hangs, comes_back = threading.Event(), threading.Event()
+    write = live_journal.JournalFile.write
+
+    def slow(*args: Any, **options: Any) -> None:
+        if threading.current_thread().name == "mlmeter-journal":
+            hangs.set()
+            assert comes_back.wait(LONG_SECONDS)
+        write(*args, **options)
+
+    monkeypatch.setattr(live_journal.JournalFile, "write", slow)
+    monkeypatch.setattr(live_journal, "LONGEST_WAIT_SECONDS", 0.05)
+    backend = FakeBackend.with_power(MonotonicClock(), watts=100)
+    meter = EnergyMeter(backends=[backend], sampler=Sampler(), period_seconds=0.01, output_dir=tmp_path)
+    with meter:
+        assert hangs.wait(LONG_SECONDS)
+        reads = meter.session.recording.domains[0][1].readings
+        wait_until(lambda: meter.session.recording.domains[0][1].readings > reads + 5)
+        with meter.window("meanwhile"):
+            pass
+    assert meter.session.finished
+    assert "meanwhile" in {row["name"] for row in meter.session.records("windows")}
+    comes_back.set()
+    wait_until(lambda: not any(thread.name == "mlmeter-journal" for thread in threading.enumerate()))
 
 
 def test_removed_directory_is_told_and_made_again(
