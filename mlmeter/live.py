@@ -355,7 +355,7 @@ class LiveSession:
             self._processes.tick()
         if self.finished:
             self._report_finished(final=False)
-        if self._journal is not None and self.running and not self._journal.threaded:
+        if self._journal is not None and self.running and not self._sampler.threaded:
             self._journal.tick()
         if self.chapters is not None and self.running:
             self.chapters.keep_up()

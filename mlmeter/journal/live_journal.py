@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlmeter.journal import JOURNAL
-from mlmeter.journal.file import Boundary, JournalFile
+from mlmeter.journal.encoding import Part
+from mlmeter.journal.file import Boundary, Entry, JournalFile
 from mlmeter.journal.past import Past
 from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
@@ -28,6 +29,8 @@ PERIOD_NS = 800_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# For the thread, which has nothing more to do but to end.
+LONGEST_JOIN_SECONDS = 1.0
 # Nine days of twenty domains at 10 Hz.
 MOST_BYTES = 1 << 30
 SHRUNK = "the journal has become so large that its oldest readings are dropped; their sums stay"
@@ -65,7 +68,8 @@ class LiveJournal:
         self._lock = threading.Lock()
         _journals.add(self)
         self._file: JournalFile | None = None
-        self._written = Written(())
+        # None as long as nothing is in the file.
+        self._written: Written | None = None
         # Sums of what is no longer in memory, and those of them that are in the file.
         self._past: Past | None = None
         self._past_written: Past | None = None
@@ -78,15 +82,16 @@ class LiveJournal:
         self._left_behind = False
 
     def begin(self) -> None:
-        """Start the thread; nothing is written without one but by `tick`."""
-        # None can be started while the interpreter ends.
-        with contextlib.suppress(RuntimeError):
+        """Start the thread; without one somebody else calls `tick`."""
+        try:
             self._thread = start_thread("mlmeter-journal", self._run)
+        except RuntimeError as error:  # there are too many, or the interpreter ends
+            self._tell(error)
 
     @property
-    def threaded(self) -> bool:
-        """Whether a thread of its own calls `tick`."""
-        return self._thread is not None
+    def windows(self) -> int:
+        """How many closed windows are in the file: the first ones of the log."""
+        return 0 if self._written is None else self._written.windows.windows
 
     def _run(self) -> None:
         sampler = self._parts.sampler
@@ -101,18 +106,25 @@ class LiveJournal:
     def tick(self) -> None:
         """Write what is new if that is due."""
         now_ns = self._parts.sampler.clock.now_ns()
-        if now_ns < self._due_ns or not self._lock.acquire(blocking=self.threaded):
+        if now_ns < self._due_ns:
             return
         try:
             self._due_ns = now_ns + PERIOD_NS
-            self._write(now_ns)
+            with self._lock:
+                if self._ended.is_set():
+                    return
+                file = self._file_in_place()
+            # Without the lock: whoever ends the session may hold what this waits for.
+            written = self._written or nothing_written(self._parts, self._start_ns, self._rows_before)
+            new = news(self._parts, written, now_ns)
+            with self._lock:
+                if not self._ended.is_set():
+                    self._write(file, new, now_ns)
             self._retry_ns = FIRST_RETRY_NS
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._due_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)
             self._tell(error)
-        finally:
-            self._lock.release()
 
     def forgotten(self, past: Past) -> None:
         """Take note of what is no longer in memory; called on a thread that may take its time."""
@@ -125,28 +137,27 @@ class LiveJournal:
             recording: the whole session.
         """
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join(LONGEST_WAIT_SECONDS)
-            self._left_behind = self._thread.is_alive()
-        if self._left_behind or not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+            self._left_behind = True
             return False
         file, self._file = self._file, None
-        self._due_ns = 1 << 62
         try:
-            return file is not None and self._closed(file, recording)
+            return file is not None and self._complete(file, recording)
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
             return False
         finally:
             self._lock.release()
+            if self._thread is not None:
+                self._thread.join(LONGEST_JOIN_SECONDS)
 
-    def _closed(self, file: JournalFile, recording: Recording) -> bool:
-        """Write the rest and close the file; return whether it is where it belongs."""
+    def _complete(self, file: JournalFile, recording: Recording) -> bool:
+        """Write the rest and close the file; return whether it is where it belongs, and holds all."""
         try:
-            in_place = file.in_place
-            if in_place:
-                self._write_rest(file, recording)
-            return in_place
+            if self._written is None or not file.in_place:
+                return False
+            self._write_rest(file, recording, self._written)
+            return True
         finally:
             file.close()
 
@@ -155,7 +166,8 @@ class LiveJournal:
         if self._file is not None:
             self._file.abandon()
 
-    def _write(self, now_ns: int) -> None:
+    def _file_in_place(self) -> JournalFile:
+        """Return the file, made now if there is none."""
         if self._file is not None and not self._file.in_place:
             # Somebody has removed the directory: what has been written is gone, what is to come need not be.
             with contextlib.suppress(sqlite3.Error):
@@ -165,20 +177,24 @@ class LiveJournal:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
-            self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
             self._boundaries = deque([(self._start_ns, self._file.boundary)])
-            self._past_written = None
-        entries, parts, written = news(self._parts, self._written, now_ns)
+            self._written = self._past_written = None
+        return self._file
+
+    def _write(
+        self, file: JournalFile, new: tuple[list[Entry], dict[str, Part], Written], now_ns: int
+    ) -> None:
+        entries, parts, written = new
         past = self._new_past()
         if past is not None:
             entries += past.entries(self._boundary_before(past.oldest_ns))
-        self._file.write(entries, parts)
+        file.write(entries, parts)
         self._written = written
-        if self._file.boundary.number != self._boundaries[-1][1].number:
-            self._boundaries.append((now_ns, self._file.boundary))
+        if file.boundary.number != self._boundaries[-1][1].number:
+            self._boundaries.append((now_ns, file.boundary))
         if past is not None:
             self._past_written = past
-            if self._file.shrink(self._boundaries[0][1].number, MOST_BYTES):
+            if file.shrink(self._boundaries[0][1].number, MOST_BYTES):
                 self._remark("journal", SHRUNK)
 
     def _new_past(self) -> Past | None:
@@ -191,8 +207,7 @@ class LiveJournal:
             self._boundaries.popleft()
         return self._boundaries[0][1]
 
-    def _write_rest(self, file: JournalFile, recording: Recording) -> None:
-        written = self._written
+    def _write_rest(self, file: JournalFile, recording: Recording, written: Written) -> None:
         now_ns = self._parts.sampler.clock.now_ns()
         entries, parts, _ = news(self._parts, written, now_ns)
         parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)

@@ -25,15 +25,21 @@ from mlmeter.clock import MonotonicClock
 from mlmeter.journal import live_journal
 from mlmeter.testing import FakeBackend
 
-live_journal.PERIOD_NS = 1
+live_journal.PERIOD_NS = 1_000_000
+# A shell lets programs in the background ignore it, and the tests may be one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def hooks():
     numbers = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
     return [signal.getsignal(number) for number in numbers], sys.excepthook, threading.excepthook
 
 def wait_for_journal():
-    # Two writings later, what is open or closed now is in one of them.
+    # An open window is in a journal if something was read after its start; and two writings later,
+    # what is open or closed now is in one of them.
     live = running().recorder
+    ticks = live._sampler.cost().ticks
+    while live._sampler.cost().ticks < ticks + 2:
+        threading.Event().wait(0.01)
     for _ in range(2):
         before = live._journal._written
         while live._journal._written is before:
