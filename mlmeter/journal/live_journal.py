@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,12 @@ from mlmeter.journal import JOURNAL
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import Boundary, Entry, JournalFile
 from mlmeter.journal.past import Past
-from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
+from mlmeter.journal.progress import Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
 from mlmeter.sampling.errands import start_thread
 
 if TYPE_CHECKING:
+    from mlmeter.collected import Collected
     from mlmeter.recording import Recording
 
 # What has been read is on its way to the disk within a second, ticks of 0.1 s included.
@@ -49,22 +49,11 @@ class LiveJournal:
 
     Args:
         directory: the run directory; made when the first rows are written.
-        parts: where the news come from.
-        start_ns: start of the session.
-        rows_before: how many rows from before the session belong to it.
-        remark: notes an event of the session: kind and sentence.
+        session: whose; what happens to the journal is noted there.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        parts: SessionParts,
-        start_ns: int,
-        rows_before: int,
-        remark: Callable[[str, str], None],
-    ) -> None:
-        self._directory, self._parts, self._remark = directory, parts, remark
-        self._start_ns, self._rows_before = start_ns, rows_before
+    def __init__(self, directory: Path, session: Collected) -> None:
+        self._directory, self._session, self._remark = directory, session, session.noted.remark
         self._lock = threading.Lock()
         _journals.add(self)
         self._file: JournalFile | None = None
@@ -75,7 +64,7 @@ class LiveJournal:
         self._past_written: Past | None = None
         # Where a reader of the file can begin, and up to when everything is before it.
         self._boundaries: deque[tuple[int, Boundary]] = deque()
-        self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
+        self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         # Whether the session has ended while the disk kept the thread.
@@ -94,7 +83,7 @@ class LiveJournal:
         return 0 if self._written is None else self._written.windows.windows
 
     def _run(self) -> None:
-        sampler = self._parts.sampler
+        sampler = self._session.sampler
         while not self._ended.wait(max(0, self._due_ns - sampler.clock.now_ns()) * 1e-9):
             started_ns = time.thread_time_ns()
             self.tick()
@@ -105,7 +94,7 @@ class LiveJournal:
 
     def tick(self) -> None:
         """Write what is new if that is due."""
-        now_ns = self._parts.sampler.clock.now_ns()
+        now_ns = self._session.sampler.clock.now_ns()
         if now_ns < self._due_ns:
             return
         try:
@@ -115,8 +104,8 @@ class LiveJournal:
                     return
                 file = self._file_in_place()
             # Without the lock: whoever ends the session may hold what this waits for.
-            written = self._written or nothing_written(self._parts, self._start_ns, self._rows_before)
-            new = news(self._parts, written, now_ns)
+            written = self._written or nothing_written(self._session)
+            new = news(self._session, written, now_ns)
             with self._lock:
                 if not self._ended.is_set():
                     self._write(file, new, now_ns)
@@ -177,7 +166,7 @@ class LiveJournal:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
-            self._boundaries = deque([(self._start_ns, self._file.boundary)])
+            self._boundaries = deque([(self._session.start_ns, self._file.boundary)])
             self._written = self._past_written = None
         return self._file
 
@@ -208,9 +197,9 @@ class LiveJournal:
         return self._boundaries[0][1]
 
     def _write_rest(self, file: JournalFile, recording: Recording, written: Written) -> None:
-        now_ns = self._parts.sampler.clock.now_ns()
-        entries, parts, _ = news(self._parts, written, now_ns)
-        parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
+        now_ns = self._session.sampler.clock.now_ns()
+        entries, parts, _ = news(self._session, written, now_ns)
+        parts |= waiting_spans(recording, written.spans - self._session.devices.forgotten_spans)
         if (past := self._new_past()) is not None:
             entries += past.entries(self._boundary_before(past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from mlmeter.energy.counters import Rows
 from mlmeter.energy.row_columns import RowMark
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import Entry
-from mlmeter.measurement import Domain, Event, Unavailable
+from mlmeter.measurement import Event
+from mlmeter.sampling.sources import ROWS_BEFORE
 from mlmeter.window_log import Closed, WindowLog, WindowMark
 
 if TYPE_CHECKING:
+    from mlmeter.collected import Collected
     from mlmeter.device_time.session import SessionDevices
     from mlmeter.energy.process_rows import ProcessRows
-    from mlmeter.recording import Run
     from mlmeter.sampling.process_reader import ProcessReader
-    from mlmeter.sampling.sampler import Sampler
-    from mlmeter.sampling.sources import Source
 
 # Of more windows that are open at a time, those opened last are lost if the program is killed.
 MOST_OPEN = 10_000
@@ -44,48 +42,27 @@ class Written:
     slow_ns: int | None = None
 
 
-@dataclass(frozen=True)
-class SessionParts:
-    """Where the news of a session come from.
-
-    Attributes:
-        run: facts about the run up to now.
-        events: what has been noted so far, of the session and then of each of its domains.
-        as_metered: a domain and its rows as this session has metered them.
-    """
-
-    sampler: Sampler
-    sources: tuple[Source, ...]
-    log: WindowLog
-    devices: SessionDevices
-    processes: ProcessReader | None
-    unavailable: tuple[Unavailable, ...]
-    run: Callable[[], Run]
-    events: Callable[[], Sequence[Event]]
-    as_metered: Callable[[Domain, Rows], tuple[Domain, Rows]]
-
-
-def nothing_written(parts: SessionParts, start_ns: int, rows_before: int) -> Written:
+def nothing_written(session: Collected) -> Written:
     """Return the state of an empty journal of a session that has just begun."""
-    return Written(tuple(parts.sampler.marks_at(parts.sources, start_ns, rows_before)))
+    return Written(tuple(session.sampler.marks_at(session.sources, session.start_ns, ROWS_BEFORE)))
 
 
-def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry], dict[str, Part], Written]:
+def news(session: Collected, written: Written, now_ns: int) -> tuple[list[Entry], dict[str, Part], Written]:
     """Return the entries and parts of streams that are new, and what will have been written with them."""
-    clock = streams.part(streams.CLOCK, [[now_ns], [parts.sampler.clock.wall_ns()]])
+    clock = streams.part(streams.CLOCK, [[now_ns], [session.sampler.clock.wall_ns()]])
     found: dict[str, Part] = {"clock": clock}
     contents: dict[tuple[str, int], object] = {}
     slow = written.slow_ns is None or now_ns - written.slow_ns >= SLOW_ENTRIES_NS
-    entries, marks = _rows_news(parts, written, found, contents, slow=slow)
-    windows = _window_news(parts.log, written, found, entries, contents)
-    spans, references = _device_news(parts.devices, written, found, entries)
-    cpu, gpus = _process_news(parts.processes, written, found, entries, contents)
-    events = _event_news(parts.events(), written, entries)
+    entries, marks = _rows_news(session, written, found, contents, slow=slow)
+    windows = _window_news(session.log, written, found, entries, contents)
+    spans, references = _device_news(session.devices, written, found, entries)
+    cpu, gpus = _process_news(session.processes, written, found, entries, contents)
+    events = _event_news(session.events(now_ns), written, entries)
     if written.slow_ns is None:
-        missing = enumerate(parts.unavailable)
+        missing = enumerate(session.unavailable)
         entries += [("unavailable", number, asdict(item)) for number, item in missing]
     if slow:
-        entries.append(("run", 0, asdict(parts.run())))
+        entries.append(("run", 0, asdict(session.run(now_ns, finished=False))))
     state = Written(
         rows=marks,
         windows=windows,
@@ -101,7 +78,7 @@ def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry
 
 
 def _rows_news(
-    parts: SessionParts,
+    session: Collected,
     written: Written,
     found: dict[str, Part],
     contents: dict[tuple[str, int], object],
@@ -110,8 +87,8 @@ def _rows_news(
 ) -> tuple[list[Entry], tuple[RowMark, ...]]:
     entries: list[Entry] = []
     readings: list[tuple[int, int, int]] = []
-    news = parts.sampler.news(parts.sources, written.rows)
-    domains = (domain for source in parts.sources for domain in source.domains)
+    news = session.sampler.news(session.sources, written.rows)
+    domains = (domain for source in session.sources for domain in source.domains)
     for number, (domain, item) in enumerate(zip(domains, news, strict=True)):
         if item.rows.counts or item.back:
             # What is cheap to read is no driver's.
@@ -125,7 +102,7 @@ def _rows_news(
         # What changes the meaning of rows is written with them.
         if slow or written.entries.get(("domain", number)) != item.content:
             contents["domain", number] = item.content
-            state = parts.as_metered(*parts.sampler.state(parts.sources, number))
+            state = session.as_metered(*session.sampler.state(session.sources, number))
             entries.append(("domain", number, streams.domain_entry(*state)))
     if readings:
         found["readings"] = streams.part(streams.READINGS, list(zip(*readings, strict=True)))

@@ -252,7 +252,7 @@ def test_rows_that_are_taken_back_are_replaced(clock: FakeClock, tmp_path: Path)
     with meter:
         advance(meter, 12)
         live = meter.session.recording.domains[0][1]
-        assert meter._live._sources[0].rows[0].columns.revised
+        assert meter._live.collected.sources[0].rows[0].columns.revised
         session = mlmeter.load(killed(meter, tmp_path))
     rows = session.recording.domains[0][1]
     size = len(rows.counts)
@@ -350,7 +350,7 @@ def test_events_of_the_session_and_of_domains_survive_a_kill(
 ) -> None:
     """Each once, in order of time, whichever came first."""
     with meter:
-        (rows,) = meter._live._sources[0].rows
+        (rows,) = meter._live.collected.sources[0].rows
         for number in range(3):
             rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
             advance(meter, 1)
@@ -368,7 +368,7 @@ def test_events_of_several_domains_survive_a_kill(clock: FakeClock, tmp_path: Pa
     meter = fake_meter(backend, clock=clock, output_dir=tmp_path / "runs")
     with meter:
         for number in range(6):
-            rows = meter._live._sources[0].rows[(2, 0, 1)[number % 3]]
+            rows = meter._live.collected.sources[0].rows[(2, 0, 1)[number % 3]]
             rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
             advance(meter, 1)
         session = mlmeter.load(killed(meter, tmp_path))

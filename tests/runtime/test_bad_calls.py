@@ -275,7 +275,7 @@ def test_interrupt_while_a_session_begins_leaves_nothing_behind(
 ) -> None:
     """The sampler reads nothing for a session that never was."""
     meter = fake_meter(good(clock), clock=clock)
-    monkeypatch.setattr(type(meter.recorder), "_note_states", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(type(meter.recorder.collected), "note_states", raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         meter.start()
     assert not meter.running

@@ -322,24 +322,27 @@ with meter() as meter, meter.training("step"):
 
 
 @pytest.mark.parametrize(
-    "step", ["_end", "_report_finished", "_note_states", "_recording"], ids=lambda step: step.strip("_")
+    "step",
+    ["LiveSession._end", "LiveSession._report_finished", "Collected.note_states", "Collected.recording"],
+    ids=lambda step: step.partition(".")[2].strip("_"),
 )
 def test_ctrl_c_while_the_session_ends(tmp_path: Path, step: str) -> None:
     """What Ctrl-C interrupts in `stop` is done at exit: nothing is lost, nothing twice."""
     text = (
         SETUP
         + f"""
+from mlmeter.collected import Collected
 from mlmeter.live import LiveSession
-whole = LiveSession.{step}
+whole = {step}
 
 def interrupted(self, *arguments, **more):
-    LiveSession.{step} = whole
+    {step} = whole
     signal.raise_signal(signal.SIGINT)
 
 meter = meter().start()
 with meter.training("step"):
     pass
-LiveSession.{step} = interrupted
+{step} = interrupted
 meter.stop()
 """
     )

@@ -387,7 +387,7 @@ def test_windows_leave_a_source_alone_that_the_sampler_waits_for(sampler: Sample
         wait_until(lambda: len(backend.threads) > 100)
         backend.hang.set()
         assert backend.hangs.wait(LONG_SECONDS)
-        reads, source = len(backend.threads), meter.recorder._sources[0]
+        reads, source = len(backend.threads), meter.recorder.collected.sources[0]
         wait_until(lambda: time.perf_counter_ns() - source.reading_ns > LONGEST_WANT_NS)
         for _ in range(1000):
             with meter.window("step"):
@@ -412,7 +412,7 @@ def test_window_that_hangs_delays_no_other(sampler: Sampler) -> None:
                 caught.set()
 
     with EnergyMeter(backends=[backend, other], sampler=sampler, period_seconds=0.01) as meter:
-        wait_until(lambda: meter.recorder._sources[0].edge_permit.open)
+        wait_until(lambda: meter.recorder.collected.sources[0].edge_permit.open)
         worker = threading.Thread(target=step, name="worker")
         worker.start()
         assert backend.hangs.wait(LONG_SECONDS)
