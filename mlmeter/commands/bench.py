@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlmeter.commands.compare import comparison_json
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.commands.failures import told_failures
 
 if TYPE_CHECKING:
     from mlmeter.bench import Bench
@@ -74,7 +73,7 @@ def bench(
     seed = secrets.randbelow(10**6) if seed is None else seed
     directory = output_dir / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     options = ["--scope", scope, *(["--backends", backends] if backends else [])]
-    try:
+    with told_failures():
         plan = Plan(effect=effect, pilot=pilot, limit=limit, warm_up=warm_up, seed=seed)
         found = benched(
             (first, second),
@@ -85,10 +84,6 @@ def bench(
             quality=quality,
             progress=_tell,
         )
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     pairs = found.pairs
     if as_json:
         facts = {"pairs": len(pairs.runs[0]), "needed": pairs.needed, "early": pairs.early, "seed": seed}

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.commands.failures import told_failures
 
 
 @click.command()
@@ -47,7 +46,7 @@ def compare(
 
     if len(paths) < 2:
         raise click.UsageError("two variants or more are needed")
-    try:
+    with told_failures():
         found = compared(
             {name: figures_at(path) for name, path in zip(_names(paths), paths, strict=True)},
             unit=unit,
@@ -56,10 +55,6 @@ def compare(
             effect=effect,
             paired=paired,
         )
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     click.echo(comparison_json(found) if as_json else str(found))
 
 
