@@ -24,6 +24,7 @@ from mlmeter import __version__
 from mlmeter.commands.bench import bench
 from mlmeter.commands.compare import compare
 from mlmeter.commands.impact import impact
+from mlmeter.commands.options import json_option
 from mlmeter.commands.report import report
 from mlmeter.errors import MLMeterError, MLMeterWarning
 
@@ -46,7 +47,6 @@ require_measured_option = click.option(
     is_flag=True,
     help=f"Exit with {NOT_MEASURED} unless hardware measured the energy.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,6 +12,7 @@ import click
 
 from mlmeter.commands.compare import comparison_json
 from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 
 if TYPE_CHECKING:
     from mlmeter.bench import Bench
@@ -44,7 +45,7 @@ SEPARATOR = "--vs"
 @click.option("--scope", type=click.Choice(("machine", "process")), default="machine", show_default=True)
 @click.option("--backends", help="Comma-separated sources, such as rapl,nvml; by default the best.")
 @click.option("--seed", type=int, help="Of the order; by default another one each time.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 @click.argument("commands", metavar="CMD_A --vs CMD_B", nargs=-1, required=True, type=click.UNPROCESSED)
 def bench(
     output_dir: Path,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 
 
 @click.command()
@@ -26,7 +27,7 @@ from mlmeter.commands.failures import told_failures
     help="Smallest difference that matters, for the repeats that are missing.",
 )
 @click.option("--paired", is_flag=True, help="The n-th runs of all were made one after the other.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def compare(
     paths: tuple[Path, ...],
     unit: str | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
 from mlmeter.errors import ArgumentError
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append a row to this file, with the columns of CodeCarbon's emissions.csv.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def impact(
     run_path: Path,
     grid: str | None,

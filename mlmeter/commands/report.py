@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter.commands.gate import gate_options, judge
+from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
 from mlmeter.errors import MLMeterError
 from mlmeter.recording import TABLES
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--grid", help="With --html: show emissions, too; a place as for mlmeter impact, such as DE.")
 @gate_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def report(
     run_path: Path,
     table: str | None,
