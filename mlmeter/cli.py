@@ -23,16 +23,14 @@ import click
 from mlmeter import __version__
 from mlmeter.commands.bench import bench
 from mlmeter.commands.compare import compare
-from mlmeter.commands.gate import gate_options, judge
 from mlmeter.commands.impact import impact
-from mlmeter.commands.runs import latest_run
+from mlmeter.commands.options import json_option
+from mlmeter.commands.report import report
 from mlmeter.errors import MLMeterError, MLMeterWarning
-from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
     from mlmeter.baseline import Baseline, Machine
     from mlmeter.measurement import Energy
-    from mlmeter.session import Session
 
 OUTPUT_DIR = "mlmeter-runs"
 NOT_MEASURED = 3
@@ -49,7 +47,6 @@ require_measured_option = click.option(
     is_flag=True,
     help=f"Exit with {NOT_MEASURED} unless hardware measured the energy.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,6 +60,7 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(impact)
+main.add_command(report)
 
 
 @main.command()
@@ -296,65 +294,6 @@ def _apply_rule(*, yes: bool) -> None:
 
 @main.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--table", type=click.Choice(TABLES), help="Print one table.")
-@click.option(
-    "--csv",
-    "csv_path",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    help="Write it as CSV; - for standard output.",
-)
-@click.option(
-    "--html",
-    "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report page: one HTML file.",
-)
-@click.option("--grid", help="With --html: show emissions, too; a place as for mlmeter impact, such as DE.")
-@gate_options
-@json_option
-def report(
-    run_path: Path,
-    table: str | None,
-    csv_path: Path | None,
-    html_path: Path | None,
-    grid: str | None,
-    *,
-    as_json: bool,
-    **gate: Any,
-) -> None:
-    """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
-
-    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
-    """
-    from mlmeter.foreign_files import visible
-    from mlmeter.report.text import record_lines
-    from mlmeter.session import load
-
-    if grid is not None and html_path is None:
-        raise click.UsageError("--grid goes with --html; mlmeter impact prints emissions")
-    try:
-        session = load(latest_run(run_path))
-        if html_path is not None:
-            session.to_html(html_path, impact=None if grid is None else session.impact(grid))
-            click.echo(f"wrote {html_path}", err=True)
-        if csv_path is not None:
-            _write_csv(session, csv_path, table or "phases")
-        elif as_json:
-            click.echo(session.to_json())
-        elif table is not None:
-            click.echo(record_lines(session.records(table)))
-        elif html_path is None:
-            click.echo(session.summary())
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
-    judge(run_path, gate)
-
-
-@main.command()
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
@@ -381,14 +320,6 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:
         sys.exit(1)
-
-
-def _write_csv(session: Session, path: Path, table: str) -> None:
-    if str(path) == "-":
-        session.to_csv(sys.stdout, table)
-        return
-    session.to_csv(path, table)
-    click.echo(f"wrote {path}", err=True)
 
 
 def _check_measured(total: Energy, *, required: bool) -> None:

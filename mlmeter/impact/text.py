@@ -6,20 +6,10 @@ import textwrap
 
 from mlmeter.impact.factors import Amount
 from mlmeter.impact.result import Impact, PhaseImpact
+from mlmeter.report.impact_quantities import IMPACT_QUANTITIES
 from mlmeter.report.text import fitting_table, interval, number, table
 
 WIDTH = 80
-NAMES = {
-    "metered_energy": "metered energy",
-    "facility_energy": "energy with PUE",
-    "operational_without_pue": "emissions without PUE",
-    "operational": "emissions of electricity",
-    "embodied": "emissions of manufacture",
-    "carbon": "emissions, all of these",
-    "cost_without_pue": "cost without PUE",
-    "cost": "cost of electricity",
-    "water": "water",
-}
 MOST_PHASES = 20
 
 
@@ -28,7 +18,7 @@ def impact_text(impact: Impact) -> str:
     head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
     rows = [
         (
-            NAMES[name],
+            IMPACT_QUANTITIES[name],
             number(amount.value) if name == "embodied" else _best(amount, impact.whole),
             interval(amount.low, amount.high),
             amount.unit,

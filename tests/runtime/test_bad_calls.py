@@ -16,8 +16,7 @@ from mlmeter.sampling import sources
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 from tests.runtime.fake_processes import OWN_PID, FakeGpus, FakeTimes
-
-LONG_SECONDS = 60
+from tests.runtime.waiting import LONG_SECONDS
 
 
 @pytest.fixture

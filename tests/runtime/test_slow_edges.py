@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -17,8 +17,8 @@ from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, fake_domain, fake_meter
+from tests.runtime.waiting import LONG_SECONDS, wait_until
 
-LONG_SECONDS = 60
 CHEAP_SECONDS = 10e-6
 
 
@@ -362,22 +362,6 @@ class Hanging(FakeBackend):
             self.released.wait(LONG_SECONDS)
         begin_ns = time.perf_counter_ns()
         return [Reading(0, begin_ns // 100, begin_ns, time.perf_counter_ns())]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do."""
-    deadline = time.monotonic() + LONG_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def sampler() -> Iterator[Sampler]:
-    before = threading.active_count()
-    sampler = Sampler(read_limit_seconds=0.1)
-    yield sampler
-    wait_until(lambda: threading.active_count() <= before)
 
 
 def test_windows_leave_a_source_alone_that_the_sampler_waits_for(sampler: Sampler) -> None:
