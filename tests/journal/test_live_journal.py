@@ -7,8 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
@@ -30,9 +29,7 @@ from mlmeter.recording import TABLES
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
-
-# Nobody waits so long but on a machine that stands still.
-LONG_SECONDS = 30.0
+from tests.runtime.waiting import LONG_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -52,14 +49,6 @@ def killed(meter: EnergyMeter, to: Path) -> Path:
     """Copy what would be on the disk if the program were killed now."""
     (directory,) = (meter._output_dir or Path()).glob("*/")
     return Path(shutil.copytree(directory, to / directory.name))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do."""
-    deadline = time.monotonic() + LONG_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_killed_run_has_everything_but_the_last_second(
