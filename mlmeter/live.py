@@ -35,7 +35,8 @@ from mlmeter.window_log import WindowLog
 if TYPE_CHECKING:
     from mlmeter.energy.chapter import Chapter
     from mlmeter.journal.live_journal import LiveJournal
-    from mlmeter.windows import DeviceEdges, Window
+    from mlmeter.recorder import DeviceEdges
+    from mlmeter.windows import Window
 
 # How much of the past the result of one window takes into account.
 CONTEXT_PERIODS = 100
@@ -49,7 +50,7 @@ _run_numbers = itertools.count(1)
 class LiveSession:
     """Collects what happens between the start and the stop of one meter.
 
-    It is the recorder of its windows; see `mlmeter.windows.Recorder`.
+    It is the recorder of its windows; see `mlmeter.recorder.Recorder`.
     """
 
     def __init__(
