@@ -24,16 +24,14 @@ from mlmeter import __version__
 from mlmeter.commands.bench import bench
 from mlmeter.commands.compare import compare
 from mlmeter.commands.electricity import electricity_options, number_or_text
-from mlmeter.commands.gate import gate_options, judge
 from mlmeter.commands.impact import impact
-from mlmeter.commands.runs import latest_run
+from mlmeter.commands.options import json_option
+from mlmeter.commands.report import report
 from mlmeter.errors import MLMeterError, MLMeterWarning
-from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
     from mlmeter.baseline import Baseline, Machine
     from mlmeter.measurement import Energy
-    from mlmeter.session import Session
 
 OUTPUT_DIR = "mlmeter-runs"
 NOT_MEASURED = 3
@@ -50,7 +48,6 @@ require_measured_option = click.option(
     is_flag=True,
     help=f"Exit with {NOT_MEASURED} unless hardware measured the energy.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +61,7 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(impact)
+main.add_command(report)
 
 
 @main.command()
@@ -304,73 +302,6 @@ def _apply_rule(*, yes: bool) -> None:
 
 @main.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--table", type=click.Choice(TABLES), help="Print one table.")
-@click.option(
-    "--csv",
-    "csv_path",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    help="Write it as CSV; - for standard output.",
-)
-@click.option(
-    "--html",
-    "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report page: one HTML file.",
-)
-@electricity_options
-@gate_options
-@json_option
-def report(
-    run_path: Path,
-    table: str | None,
-    csv_path: Path | None,
-    html_path: Path | None,
-    grid: str | None,
-    pue: str | None,
-    price: str | None,
-    *,
-    as_json: bool,
-    **gate: Any,
-) -> None:
-    """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
-
-    With --html and --grid, --pue or --price the page has emissions and cost, too; a run that was metered with
-    them has anyhow. With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by
-    their mean.
-    """
-    from mlmeter.foreign_files import visible
-    from mlmeter.report.text import record_lines
-    from mlmeter.session import load
-
-    named = (grid, pue, price) != (None, None, None)
-    if named and html_path is None:
-        raise click.UsageError("--grid, --pue and --price go with --html; mlmeter impact prints emissions")
-    try:
-        session = load(latest_run(run_path))
-        if html_path is not None:
-            found = None
-            if named:
-                found = session.impact(number_or_text(grid), pue=number_or_text(pue), price=price)
-            session.to_html(html_path, impact=found)
-            click.echo(f"wrote {html_path}", err=True)
-        if csv_path is not None:
-            _write_csv(session, csv_path, table or "phases")
-        elif as_json:
-            click.echo(session.to_json())
-        elif table is not None:
-            click.echo(record_lines(session.records(table)))
-        elif html_path is None:
-            click.echo(session.summary())
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
-    judge(run_path, gate)
-
-
-@main.command()
-@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def recover(run_path: Path, *, as_json: bool) -> None:
     """Finish the files of a killed run: its directory, or a folder of runs (all that need it)."""
@@ -397,14 +328,6 @@ def recover(run_path: Path, *, as_json: bool) -> None:
         click.echo(session.to_json() if as_json else f"{path_text(directory)}\n{session.summary()}")
     if failed:
         sys.exit(1)
-
-
-def _write_csv(session: Session, path: Path, table: str) -> None:
-    if str(path) == "-":
-        session.to_csv(sys.stdout, table)
-        return
-    session.to_csv(path, table)
-    click.echo(f"wrote {path}", err=True)
 
 
 def _check_measured(total: Energy, *, required: bool) -> None:

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,15 @@ from mlmeter import baseline as baselines
 from mlmeter.backends.base import Backend
 from mlmeter.backends.registry import Probe
 from mlmeter.chapters.closing import Chapters, Held
+from mlmeter.collected import Collected
 from mlmeter.device_time.session import SessionDevices
 from mlmeter.errors import StateWarning
 from mlmeter.event_log import EventLog
-from mlmeter.measurement import Domain, Energy, Event, Provenance, Unavailable
-from mlmeter.recording import Recording, Run
-from mlmeter.report.facts import host_facts
+from mlmeter.measurement import Energy, Event, Unavailable
 from mlmeter.sampling.cross_checks import CrossChecks
 from mlmeter.sampling.process_reader import ProcessReader
 from mlmeter.sampling.sampler import Sampler, Subscription
-from mlmeter.sampling.sources import POOL, ROWS_BEFORE, Source
+from mlmeter.sampling.sources import POOL
 from mlmeter.session import Session
 from mlmeter.settling import Settling
 from mlmeter.source_remarks import remark_sources, slow_remarks
@@ -35,9 +34,9 @@ from mlmeter.window_log import WindowLog
 
 if TYPE_CHECKING:
     from mlmeter.energy.chapter import Chapter
-    from mlmeter.energy.counters import Rows
     from mlmeter.journal.live_journal import LiveJournal
-    from mlmeter.windows import DeviceEdges, Window
+    from mlmeter.recorder import DeviceEdges
+    from mlmeter.windows import Window
 
 # How much of the past the result of one window takes into account.
 CONTEXT_PERIODS = 100
@@ -51,7 +50,7 @@ _run_numbers = itertools.count(1)
 class LiveSession:
     """Collects what happens between the start and the stop of one meter.
 
-    It is the recorder of its windows; see `mlmeter.windows.Recorder`.
+    It is the recorder of its windows; see `mlmeter.recorder.Recorder`.
     """
 
     def __init__(
@@ -81,32 +80,25 @@ class LiveSession:
         self.device: DeviceEdges | None = None
         self.now_ns = sampler.clock.now_ns
         self.finished: deque[Window] | None = deque() if on_window is not None else None
-        self._name = name
         self._backends = backends
         self._period_seconds = period_seconds
         self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
-        self._log = EventLog(self.now_ns)
-        self.remark = self._log.remark
+        noted = EventLog(self.now_ns)
+        self.remark = noted.remark
         self.log = WindowLog(self.remark)
-        self._devices = SessionDevices(sync, self.now_ns, self.remark)
+        devices = SessionDevices(sync, self.now_ns, self.remark)
+        self.collected = Collected(
+            name, base_phase, facts, sampler, self.log, devices, noted, CrossChecks(sampler)
+        )
         self._edges = (0, 0)
         self._warned_not_running = self._forked = False
-        self._facts = facts
         self._sampler = sampler
         self._of_process = of_process
-        self._processes: ProcessReader | None = None
         self._lock = threading.RLock()
-        self._sources: tuple[Source, ...] = ()
         self._subscription: Subscription | None = None
-        self._settling = self._new_settling()
-        self._unavailable: tuple[Unavailable, ...] = ()
-        self._opened_ns = self._start_ns = self._start_wall_ns = 0
-        self._run_id = ""
-        self._checks = CrossChecks(sampler)
-        self._states: dict[str, dict[str, Any]] = {}
-        self.chapters: Chapters | None = None
+        self._settling = Settling(self.collected, lambda: self.running)
         self._final: Session | None = None
 
     @property
@@ -118,7 +110,7 @@ class LiveSession:
     @property
     def started(self) -> bool:
         """Whether the session has ever been started."""
-        return bool(self._run_id)
+        return bool(self.collected.run_id)
 
     def start(self) -> None:
         """Open the sources and begin; never raises because of hardware."""
@@ -127,75 +119,58 @@ class LiveSession:
             import mlmeter.journal.live_journal  # noqa: F401
 
         # What the first read of a source says belongs to the session, too.
-        self._opened_ns = self.now_ns()
+        opened = self.collected
+        opened.opened_ns = self.now_ns()
         with POOL.lock:
-            self._sources, found = POOL.open(self._backends, self._power_sampling)
-            self._subscription = self._sampler.subscribe(self._sources, self._tick_seconds, self._on_tick)
+            opened.sources, found = POOL.open(self._backends, self._power_sampling)
+            self._subscription = self._sampler.subscribe(opened.sources, self._tick_seconds, self._on_tick)
         try:
-            self._begin(found)
+            self._begin(found, self._subscription)
         except BaseException:
             # Somebody has pressed Ctrl-C: nobody will stop this session.
             self._sampler.unsubscribe(self._subscription)
             raise
 
-    def _begin(self, found: Probe) -> None:
+    def _begin(self, found: Probe, subscription: Subscription) -> None:
         """Begin with sources that are open and being read."""
-        clock = self._sampler.clock
-        self._unavailable = found.unavailable
-        self.edge = self._sampler.edge if any(source.cheap for source in self._sources) else None
+        begun, clock = self.collected, self._sampler.clock
+        begun.unavailable = found.unavailable
+        self.edge = self._sampler.edge if any(source.cheap for source in begun.sources) else None
         if self._of_process:
             times = self._sampler.process_times()
-            self._processes = ProcessReader(
-                clock, times, self._sources, self._period_seconds, self._note_process
+            begun.processes = ProcessReader(
+                clock, times, begun.sources, self._period_seconds, self._note_process
             )
-            self._processes.tick(edge=True)
-        self._settling = self._new_settling()
-        self._start_wall_ns = clock.wall_ns()
-        self._run_id = _run_id(self._name, self._start_wall_ns)
-        self._note_states("start")
-        self._start_ns = self._log.start_ns = clock.now_ns()
-        self._checks = CrossChecks(self._sampler, self._sources)
-        self._devices.begin(self._domains())
-        self.device = self._devices.edges
-        self.chapters = self._new_chapters()
+            begun.processes.tick(edge=True)
+        begun.start_wall_ns = clock.wall_ns()
+        begun.run_id = _run_id(begun.name, begun.start_wall_ns)
+        begun.note_states("start")
+        begun.start_ns = begun.noted.start_ns = clock.now_ns()
+        begun.checks = CrossChecks(self._sampler, begun.sources)
+        begun.devices.begin(begun.domains)
+        self.device = begun.devices.edges
+        begun.chapters = Chapters(Held(begun, subscription), lambda: self.running, self._lock, self.remark)
         self.running = True
-        slow = (
-            []
-            if self._subscription is None
-            else slow_remarks(self._sources, self._subscription.period_seconds)
-        )
-        remark_sources(self._log, self._sources, self._unavailable, (*found.notes, *slow))
+        slow = slow_remarks(begun.sources, subscription.period_seconds)
+        remark_sources(begun.noted, begun.sources, begun.unavailable, (*found.notes, *slow))
         self._take_baseline()
         if self._output_dir is not None:
-            self._begin_journal(self._output_dir)
+            self._begin_journal(self._output_dir, begun.chapters)
 
-    def _begin_journal(self, output_dir: Path) -> None:
+    def _begin_journal(self, output_dir: Path, chapters: Chapters) -> None:
         from mlmeter.journal.live_journal import LiveJournal
-        from mlmeter.journal.progress import SessionParts
 
-        parts = SessionParts(
-            sampler=self._sampler,
-            sources=self._sources,
-            log=self.log,
-            devices=self._devices,
-            processes=self._processes,
-            unavailable=self._unavailable,
-            run=lambda: self._run(self.now_ns(), finished=False),
-            events=lambda: self._events(self.now_ns()),
-            as_metered=self._as_metered,
-        )
-        self._journal = LiveJournal(
-            output_dir / self._run_id, parts, self._start_ns, ROWS_BEFORE, self.remark
-        )
-        if self.chapters is not None:
-            self.chapters.on_forget = self._note_past
+        self._journal = LiveJournal(output_dir / self.collected.run_id, self.collected)
+        chapters.on_forget = self._note_past
+        if self._sampler.threaded:
+            self._journal.begin()
 
     def _note_past(self, chapter: Chapter, held_ns: int) -> None:
         """Hand the journal the sums of what is no longer in memory."""
         from mlmeter.journal.past import Past
 
         spared = self.log.ended_until(chapter.end_ns)
-        oldest_ns = self._sampler.oldest_ns(self._sources, held_ns - 10 * (chapter.end_ns - held_ns))
+        oldest_ns = self._sampler.oldest_ns(self.collected.sources, held_ns - 10 * (chapter.end_ns - held_ns))
         if self._journal is not None:
             oldest_ns = min(oldest_ns, held_ns)
             units = self.log.early_units(chapter.end_ns, oldest_ns)
@@ -223,29 +198,29 @@ class LiveSession:
 
     def _end(self, *, settle: bool) -> Session | None:
         """Read for the last time and return the session; None in a child that an observer has forked."""
-        end_ns = self.now_ns()
-        if self._processes is not None:
-            self._processes.tick(edge=True)
+        end_ns, ended = self.now_ns(), self.collected
+        if ended.processes is not None:
+            ended.processes.tick(edge=True)
         self._sampler.tick()
         if settle:
             self._settling.settle(end_ns)
-        self._devices.end()
+        ended.devices.end()
         self.device = None
         self._report_finished(final=True)
         if not self.running:
             return None
-        self._sampler.close_rows(self._sources, end_ns)
-        for domain, text in self._checks.disagreements():
+        self._sampler.close_rows(ended.sources, end_ns)
+        for domain, text in ended.checks.disagreements():
             self.remark("cross-check", text, domain)
-        self._note_states("end")
-        return Session(self._recording(end_ns, finished=True))
+        ended.note_states("end")
+        return Session(ended.recording(end_ns, finished=True))
 
     def session(self) -> Session:
         """Return the final session, or a snapshot of the running one."""
         with self._lock:
             if self._final is not None:
                 return self._final
-            return Session(self._recording(self.now_ns(), finished=False))
+            return Session(self.collected.recording(self.now_ns(), finished=False))
 
     def add_event(self, kind: str, message: str) -> None:
         """Add what is known after the end of a session only: what became of its files."""
@@ -266,8 +241,8 @@ class LiveSession:
                 state = "runs in the process from which this one was forked"
             else:
                 state = "has been stopped" if self.started else "was never started"
-            text = f"meter {self._name!r} {state}: its windows are not metered"
-            self._log.warn("window", text, StateWarning)
+            text = f"meter {self.collected.name!r} {state}: its windows are not metered"
+            self.collected.noted.warn("window", text, StateWarning)
 
     def window_energy(self, window: Window, kind: str | None, *, context_seconds: float = 0.0) -> Energy:
         """Return the energy of a window with what has been read so far.
@@ -283,8 +258,8 @@ class LiveSession:
                 return Energy(energy_joules=None)
             self._sampler.tick()
             with self._lock:
-                since_ns = max(self._start_ns, window.start_ns - round(context_seconds * 1e9))
-                session = Session(self._recording(self.now_ns(), finished=False, since_ns=since_ns))
+                since_ns = max(self.collected.start_ns, window.start_ns - round(context_seconds * 1e9))
+                session = Session(self.collected.recording(self.now_ns(), finished=False, since_ns=since_ns))
         ids = session.recording.windows.ids
         row = bisect_right(ids, window.id)
         if not row or ids[row - 1] != window.id:
@@ -299,64 +274,39 @@ class LiveSession:
         return self.window_energy(window, kind, context_seconds=context_seconds)
 
     def _look_at_devices(self) -> None:
-        self._devices.look()
-        self.device = self._devices.edges
+        self.collected.devices.look()
+        self.device = self.collected.devices.edges
 
     # -- the pieces of start and stop --------------------------------------------------------
 
     def _note_process(self, text: str) -> None:
         self.remark("process", text)
 
-    def _new_settling(self) -> Settling:
-        return Settling(self._sampler, self._sources, self._devices, self._processes, lambda: self.running)
-
-    def _new_chapters(self) -> Chapters | None:
-        """Return what keeps the memory of a long session within limits."""
-        if self._subscription is None:
-            return None
-        held = Held(self._sampler, self._subscription, self.log, self._devices, self._processes, self._checks)
-        return Chapters(
-            held,
-            self._start_ns,
-            lambda: self._recording(self.now_ns(), finished=False),
-            lambda: self.running,
-            self._lock,
-            self.remark,
-        )
-
     def _take_baseline(self) -> None:
         """Write the idle powers that this session uses into its facts."""
-        domains = self._domains()
-        now = datetime.fromtimestamp(self._start_wall_ns / 1e9, UTC)
-        facts, notes = baselines.baseline_facts(self._baseline, domains, now)
+        begun = self.collected
+        now = datetime.fromtimestamp(begun.start_wall_ns / 1e9, UTC)
+        facts, notes = baselines.baseline_facts(self._baseline, begun.domains, now)
         if facts is not None:
-            self._facts = {**self._facts, "baseline": facts}
+            begun.facts = {**begun.facts, "baseline": facts}
         for note in notes:
             self.remark("note", note)
-
-    def _note_states(self, when: str) -> None:
-        """Ask devices for clocks, heat and limits, which explain powers; some tell nothing."""
-        for source in self._sources:
-            for name, state in source.device_states().items():
-                self._states.setdefault(name, {})[when] = state
-
-    def _domains(self) -> list[Domain]:
-        return [domain for source in self._sources for domain in source.domains]
 
     def _on_tick(self) -> bool:
         """Put closed windows away; return whether any has opened or closed since the last call."""
         edges, self._edges = self._edges, self.log.edges
         self.log.compact()
         self._look_at_devices()
-        self._checks.keep_up()
-        if self._processes is not None and self.running:
-            self._processes.tick()
+        collected = self.collected
+        collected.checks.keep_up()
+        if collected.processes is not None and self.running:
+            collected.processes.tick()
         if self.finished:
             self._report_finished(final=False)
-        if self._journal is not None and self.running:
+        if self._journal is not None and self.running and not self._sampler.threaded:
             self._journal.tick()
-        if self.chapters is not None and self.running:
-            self.chapters.keep_up()
+        if collected.chapters is not None and self.running:
+            collected.chapters.keep_up()
         return edges != self._edges
 
     def _report_finished(self, *, final: bool) -> None:
@@ -379,97 +329,22 @@ class LiveSession:
         finally:
             self._reporting = False
 
-    def _recording(self, end_ns: int, *, finished: bool, since_ns: int | None = None) -> Recording:
-        """Copy what is known up to `end_ns`; with `since_ns` only what concerns the time since."""
-        past = None if self.chapters is None else self.chapters.past
-        of_late = since_ns is not None and (past is None or since_ns >= past.end_ns)
-        start_ns = max(self._start_ns, since_ns or 0) if of_late else self._start_ns
-        # What is in memory begins a little before the chapter that is not over.
-        held_ns = self.chapters.held_ns if self.chapters is not None and not of_late else start_ns
-        rows = self._sampler.snapshot(self._sources)
-        return Recording(
-            run=self._run(end_ns, finished=finished, start_ns=start_ns),
-            domains=tuple(
-                self._as_metered(domain, _since(collected, held_ns), start_ns) for domain, collected in rows
-            ),
-            windows=self.log.snapshot(end_ns, since_ns if of_late else None),
-            unavailable=self._unavailable,
-            events=self._events(end_ns),
-            device=self._devices.times(since_ns if of_late else None),
-            process=None if self._processes is None else self._processes.rows(held_ns),
-            chapters=() if of_late or past is None else (past,),
-        )
-
-    def _run(self, end_ns: int, *, finished: bool, start_ns: int | None = None) -> Run:
-        """Return the facts about the run up to `end_ns`."""
-        return Run(
-            id=self._run_id,
-            name=self._name,
-            base_phase=self.base_phase,
-            start_ns=self._start_ns if start_ns is None else start_ns,
-            end_ns=end_ns,
-            start_wall_ns=self._start_wall_ns,
-            finished=finished,
-            facts={
-                **self._facts,
-                **host_facts(),
-                "sampler": asdict(self._sampler.cost()),
-                "clock": self._sampler.clock_changes.facts(self._start_ns, end_ns, self._start_wall_ns),
-                "device_states": {name: dict(states) for name, states in self._states.items()},
-            },
-        )
-
-    def _as_metered(self, domain: Domain, rows: Rows, start_ns: int | None = None) -> tuple[Domain, Rows]:
-        """Return a domain and its rows as those of this session, or of the part since `start_ns`."""
-        start_ns = self._start_ns if start_ns is None else start_ns
-        return _as_derived(domain, rows, start_ns), self._checks.of_session(domain, rows)
-
-    def _events(self, end_ns: int) -> tuple[Event, ...]:
-        of_sources = (
-            Event(
-                time_seconds=max(0, remark.at_ns - self._start_ns) * 1e-9,
-                kind=remark.kind,
-                domain=domain,
-                message=remark.message,
-            )
-            for domain, remark in self._sampler.remarks(self._sources)
-            if self._opened_ns <= remark.at_ns <= max(end_ns, self.now_ns())
-        )
-        return (*self._log.events, *of_sources)
-
     def forget_after_fork(self) -> None:
         """In a forked child: record nothing; the parent goes on and counts the child's energy."""
         self._lock = threading.RLock()
-        self._devices.forget()
+        mine = self.collected
+        mine.devices.forget()
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.abandon()
         if self._final is not None and not self.running:
             return
         self.running, self._forked = False, True
-        self.edge = self.device = self._processes = self.finished = self._subscription = None
+        self.edge = self.device = mine.processes = self.finished = self._subscription = None
         # Another thread of the parent may have been changing them: half changed is how they would stay.
-        self.log, self._sources, self._checks = WindowLog(), (), CrossChecks(self._sampler)
-        self._settling = self._new_settling()
-        self._unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
-
-
-def _as_derived(domain: Domain, rows: Rows, start_ns: int) -> Domain:
-    """Return the domain; as derived if power had to take the place of its counter in this session."""
-    if rows.integrated_ns is None or rows.integrated_ns <= start_ns:
-        return domain
-    return replace(domain, provenance=Provenance.DERIVED)
-
-
-def _since(rows: Rows, start_ns: int) -> Rows:
-    """Return the rows from a few before `start_ns` on."""
-    first = max(0, bisect_right(rows.before_ns, start_ns) - ROWS_BEFORE)
-    return rows._replace(
-        after_ns=rows.after_ns[first:],
-        before_ns=rows.before_ns[first:],
-        counts=rows.counts[first:],
-        driver_ns=None if rows.driver_ns is None else rows.driver_ns[first:],
-    )
+        self.log = mine.log = WindowLog()
+        mine.sources, mine.checks = (), CrossChecks(self._sampler)
+        mine.unavailable = (Unavailable(source="all", kinds=(), reason=FORKED),)
 
 
 def _run_id(name: str, wall_ns: int) -> str:

@@ -37,11 +37,12 @@ from mlmeter.recording import ELECTRICITY
 from mlmeter.sampling.power_process import THREAD
 from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
-from mlmeter.windows import Recorder, Window
+from mlmeter.windows import Window
 
 if TYPE_CHECKING:
     from mlmeter.impact import Factor, ImpactFactors
     from mlmeter.measurement import Energy
+    from mlmeter.recorder import Recorder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 # A count of work, or in a decorator what computes it from the result.

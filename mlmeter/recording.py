@@ -34,11 +34,8 @@ if TYPE_CHECKING:
     from mlmeter.window_log import WindowRecords
 
 SESSION_ROW = 0
-# Groups of windows that are bounded as wholes: so many, fewer if there are many windows.
-MOST_GROUPS = 200
 # What the fit of so many windows holds is let go before the next domain's.
 MANY_WINDOWS = 100_000
-MOST_GROUPS_TIMES_WINDOWS = 5_000_000
 TOTAL = "total"
 # In place of a setting: as the session was metered.
 AS_METERED = "as-metered"
@@ -322,8 +319,9 @@ class Resolution:
     ) -> Iterator[tuple[Domain, Energies]]:
         """Yield each domain with its energies of groups of windows, chosen as for `pooled`."""
         from mlmeter.energy.attribution import pool
+        from mlmeter.energy.group_bounds import group_bounds
 
-        bounds = self._group_bounds(rows, group, groups)
+        bounds = group_bounds(self.attributions, rows, group, groups)
         for domain, _ in self._recording.domains:
             if domain.name not in self.attributions:
                 continue
@@ -334,39 +332,6 @@ class Resolution:
             if self.process is not None:
                 pooled = self.process.pooled(attribution, pooled, rows, group)
             yield domain, pooled
-
-    def _group_bounds(
-        self, rows: NDArray[np.int64], group: NDArray[np.int64], groups: int
-    ) -> dict[str, NDArray[np.float64]]:
-        """Bound each domain's energy of groups of windows as wholes, by domain; shape (2, groups).
-
-        The work grows with groups times windows: only the largest groups are worth it, and a
-        single window is bounded as well by itself.
-        """
-        import numpy as np
-
-        from mlmeter.energy.windows import pieces_within
-
-        unbounded = np.array([[0.0] * groups, [np.inf] * groups])
-        bounds = {domain.name: unbounded.copy() for domain, _ in self._recording.domains}
-        sizes = np.bincount(group, minlength=groups)
-        most = min(MOST_GROUPS, 1 + MOST_GROUPS_TIMES_WINDOWS // len(self.windows))
-        for number in np.argsort(-sizes, kind="stable")[:most]:
-            if sizes[number] < 2:
-                break
-            chosen = np.zeros(len(self.windows), dtype=np.bool_)
-            chosen[rows[group == number]] = True
-            weights: dict[int, NDArray[np.float64]] = {}
-            for name, attribution in self.attributions.items():
-                timeline, base = attribution.timeline, self.bases[name]
-                edges = base.ownership.edges
-                if not timeline.known or len(edges) < 2:
-                    continue
-                if id(base) not in weights:
-                    pieces = pieces_within(base.windows, base.ownership, chosen)
-                    weights[id(base)] = base.ownership.weights(pieces)
-                bounds[name][:, number] = timeline.share_bounds(edges, weights[id(base)])
-        return bounds
 
     def total(self, spans: str, kind: str | None = None) -> Columns:
         """Return the sum of the counted domains, or of those of one kind."""

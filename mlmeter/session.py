@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -273,16 +272,10 @@ class Session:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return all tables but the samples as JSON, and write them to `path` if given."""
+        from mlmeter.report.json_tables import tables_json
         from mlmeter.whole_files import writing
 
-        tables = {
-            name: [_plain(record) for record in self._table(name).records()]
-            for name in TABLES
-            if name != "samples"
-        }
-        run = self._recording.run
-        document = {"session": run.id, "name": run.name, "duration_seconds": run.duration_seconds, **tables}
-        text = json.dumps(document, indent=1, allow_nan=False)
+        text = tables_json(self._recording)
         if path is not None:
             with writing(Path(path)) as file:
                 file.write(text)
@@ -331,7 +324,9 @@ class Session:
         Raises:
             ArgumentError: there is no such table.
         """
-        return [_plain(record) for record in self._table(table).records()]
+        from mlmeter.report.json_tables import plain_records
+
+        return plain_records(self._table(table))
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the run directory, raw readings included, and return its path.
@@ -431,12 +426,3 @@ def recover(path: str | os.PathLike[str]) -> Session:
     from mlmeter.report.recovery import recover_run
 
     return Session(recover_run(path))
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with Python numbers, absent ones as None."""
-    plain = {}
-    for name, value in record.items():
-        item = value.item() if hasattr(value, "item") else value
-        plain[name] = None if isinstance(item, float) and item != item else item
-    return plain

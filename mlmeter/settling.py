@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlmeter.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from mlmeter.device_time.session import SessionDevices
-    from mlmeter.sampling.process_reader import ProcessReader
-    from mlmeter.sampling.sampler import Sampler
-    from mlmeter.sampling.sources import Source
+    from mlmeter.collected import Collected
     from mlmeter.windows import Window
 
 # How long the end of a session may wait for the slowest counter to show it.
@@ -29,38 +26,27 @@ class Settling:
     """Waits on behalf of one session, and reads its counters meanwhile.
 
     Args:
-        sampler: reads them.
-        sources: those of the session.
-        devices: on which windows may end later than on the host.
-        processes: what reads CPU times; None if energies are the machine's.
+        session: its counters, and devices on which windows may end later than on the host.
         going: whether the session goes on.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        sources: Sequence[Source],
-        devices: SessionDevices,
-        processes: ProcessReader | None,
-        going: Callable[[], bool],
-    ) -> None:
-        self._sampler, self._sources = sampler, sources
-        self._devices, self._processes, self._going = devices, processes, going
+    def __init__(self, session: Collected, going: Callable[[], bool]) -> None:
+        self._session, self._going = session, going
 
     @property
     def slowest_seconds(self) -> float:
         """Update period of the slowest counter; 0 without any."""
-        periods = (domain.update_period_seconds for source in self._sources for domain in source.domains)
+        periods = (domain.update_period_seconds for domain in self._session.domains)
         return max(periods, default=0.0)
 
     def is_shown(self, window: Window) -> bool:
         """Whether the counters have shown the end of a window, on the device too."""
-        device_end_ns = self._devices.end_ns(window.end_mark)
+        device_end_ns = self._session.devices.end_ns(window.end_mark)
         if device_end_ns is None:
             return False
-        if self._processes is not None and self._processes.waits_for(window.end_ns):
+        if self._session.processes is not None and self._session.processes.waits_for(window.end_ns):
             return False
-        return self._sampler.refreshed_since(self._sources, max(window.end_ns, device_end_ns))
+        return self._session.sampler.refreshed_since(self._session.sources, max(window.end_ns, device_end_ns))
 
     def wait_for(self, window: Window, period_seconds: float, timeout_seconds: float | None) -> bool:
         """Wait until the end of a window is shown, or the session or the time is over; return whether it is.
@@ -74,7 +60,8 @@ class Settling:
             ArgumentError: the time is no number of seconds.
         """
         if timeout_seconds is None:
-            self._until(lambda: self._devices.end_ns(window.end_mark) is not None, LONGEST_DEVICE_SECONDS)
+            devices = self._session.devices
+            self._until(lambda: devices.end_ns(window.end_mark) is not None, LONGEST_DEVICE_SECONDS)
             timeout_seconds = SETTLE_PERIODS * self.slowest_seconds + 2 * period_seconds
         else:
             _check_timeout(timeout_seconds)
@@ -83,21 +70,22 @@ class Settling:
 
     def settle(self, end_ns: int) -> None:
         """Wait, but not long, until slow counters have shown an instant."""
-        sampler, clock, slowest_seconds = self._sampler, self._sampler.clock, self.slowest_seconds
+        sampler, clock = self._session.sampler, self._session.sampler.clock
+        slowest_seconds = self.slowest_seconds
         wait_seconds = min(SETTLE_PERIODS * slowest_seconds, LONGEST_SETTLE_SECONDS)
         deadline_ns = end_ns + round(wait_seconds * 1e9)
         waiter = threading.Event()
-        while not sampler.refreshed_since(self._sources, end_ns) and clock.now_ns() < deadline_ns:
+        while not sampler.refreshed_since(self._session.sources, end_ns) and clock.now_ns() < deadline_ns:
             clock.wait(waiter, slowest_seconds / SETTLE_STEPS)
             sampler.tick()
 
     def _until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
-        clock, waiter = self._sampler.clock, threading.Event()
+        clock, waiter = self._session.sampler.clock, threading.Event()
         deadline_ns = clock.now_ns() + round(timeout_seconds * 1e9)
         step_seconds = max(self.slowest_seconds / SETTLE_STEPS, SHORTEST_STEP_SECONDS)
         while self._going() and not condition() and clock.now_ns() < deadline_ns:
             clock.wait(waiter, step_seconds)
-            self._sampler.tick()
+            self._session.sampler.tick()
 
 
 def _check_timeout(timeout_seconds: object) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed, WindowLog
+from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed
 from mlmeter.work import check_counts, check_names, checked_metrics
 
 if TYPE_CHECKING:
     from mlmeter.measurement import Energy
+    from mlmeter.recorder import DeviceEdges, Origin
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -34,57 +34,6 @@ def current_window() -> Window | None:
     while window is not None and window.end_ns != NOT_YET:
         window = window._enclosing
     return window
-
-
-class DeviceEdges(Protocol):
-    """Delimits windows on a device that works later than the program."""
-
-    # Whether windows wait for the results of decorated functions.
-    waits: bool
-
-    def mark(self) -> Any:
-        """Wait for the device and return True; or mark this instant and return the mark, None if it cannot.
-
-        Whatever it raises becomes an event of the session.
-        """
-
-    def submit(self, window_id: int, piece: int, start: Any, end: Any) -> None:
-        """Hand over the marks of both edges of a window, or of one piece of it; None where there is none."""
-
-
-class Recorder(Protocol):
-    """What a window needs of its meter."""
-
-    log: WindowLog
-    running: bool
-    base_phase: str
-    # Reads cheap counters; None if there are none.
-    edge: Callable[[], None] | None
-    # What is to be done on a device at both edges; None if nothing.
-    device: DeviceEdges | None
-    now_ns: Callable[[], int]
-    # Windows for the observer; None if there is none.
-    finished: deque[Window] | None
-
-    def remark(self, kind: str, message: str) -> None:
-        """Note an event of the session."""
-
-    def warn_not_running(self) -> None:
-        """Warn once that windows are opened although nothing records them."""
-
-    def window_energy(self, window: Window, kind: str | None) -> Energy:
-        """Return the energy of a window with what has been read so far."""
-
-    def final_window_energy(self, window: Window, kind: str | None, timeout_seconds: float | None) -> Energy:
-        """Return the energy of a window once its end is known to the counters."""
-
-
-class Origin(Protocol):
-    """Who opens windows: a meter, or whichever is active when the window opens."""
-
-    @property
-    def recorder(self) -> Recorder:
-        """The recorder of the next window."""
 
 
 class Window:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
-CONFIDENCE = 0.95
+from mlmeter.analysis.groups import CONFIDENCE
+from mlmeter.analysis.student import student_quantile
 
 
 class Estimate(NamedTuple):
@@ -63,7 +63,7 @@ def estimate(effects: Sequence[float]) -> Estimate:
     """
     values = np.asarray(effects, float)
     mean, error = float(values.mean()), _standard_error(values)
-    reach = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    reach = student_quantile(CONFIDENCE, len(values) - 1) * error
     low, middle, high = (100 * math.expm1(value) for value in (mean - reach, mean, mean + reach))
     return Estimate(middle, low, high, _autocorrelation(values))
 
@@ -81,8 +81,8 @@ def pooled(groups: Sequence[Sequence[float]]) -> Estimate:
 def rounds_needed(effects: Sequence[float], half_width_percent: float) -> int:
     """Return how many rounds give an interval of that half width, from a first sample (Stein 1945)."""
     values = np.asarray(effects, float)
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    spread = quantile * _standard_error(values) * math.sqrt(len(values))
+    deviation = _standard_error(values) * math.sqrt(len(values))
+    spread = student_quantile(CONFIDENCE, len(values) - 1) * deviation
     return max(len(values), math.ceil((100 * spread / half_width_percent) ** 2))
 
 

@@ -85,7 +85,7 @@ def program(folder: Path, seconds: float, started: int, *, often: bool) -> None:
         often: write the journal as often as possible.
     """
     if often:
-        live_journal.PERIOD_NS = 1
+        live_journal.PERIOD_NS = 1_000_000
     told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     backends = [FakeBackend.with_power(MonotonicClock(), watts, id=f"{watts} W") for watts in (100, 200)]
     meter = EnergyMeter(
@@ -110,8 +110,8 @@ def work(meter: EnergyMeter, told: int, deadline_ns: int, *, acknowledge: bool =
         os.write(told, b"closed %d %d\n" % (part.id, part.end_ns))
         if acknowledge:
             live = meter.recorder
-            # Committed windows are the first of the log's, whose columns only grow.
-            written = 0 if live._journal is None else live._journal._written.windows.windows
+            # The log's columns only grow.
+            written = 0 if live._journal is None else live._journal.windows
             if written > known:
                 ids = b" ".join(b"%d" % window for window in live.log._columns[0][known:written])
                 os.write(told, b"acknowledged " + ids + b"\n")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from benchmarks.workloads.digits import CLASSES, Floats, Labels, accuracy_of, digits
-from benchmarks.workloads.inference import predict_in_batches
+from benchmarks.workloads.inference import predicting
 from benchmarks.workloads.network import Network, one_hot, probabilities, trained
 from benchmarks.workloads.study import Outcome, Study, Variant, training
 
@@ -37,7 +37,7 @@ def pruning() -> Study:
         key="pruning",
         title=f"predict with 2 x 512 hidden units, batches of {BATCH}",
         unit="sample",
-        variants=tuple(Variant(name, partial(predict_in_batches, way, BATCH)) for name, way in ways.items()),
+        variants=predicting(ways, BATCH),
     )
 
 
@@ -45,18 +45,15 @@ def distillation() -> Study:
     """Return the study of the student in use."""
     teacher = trained(LARGE, SEED, EPOCHS)
     ways = {
-        "teacher, 2 x 512": teacher,
-        "student, 16, labels": trained(SMALL, SEED, EPOCHS),
-        "student, 16, distilled": distilled(teacher, SEED),
+        "teacher, 2 x 512": teacher.predict,
+        "student, 16, labels": trained(SMALL, SEED, EPOCHS).predict,
+        "student, 16, distilled": distilled(teacher, SEED).predict,
     }
     return Study(
         key="distillation",
         title=f"predict with teacher or student, batches of {BATCH}",
         unit="sample",
-        variants=tuple(
-            Variant(name, partial(predict_in_batches, network.predict, BATCH))
-            for name, network in ways.items()
-        ),
+        variants=predicting(ways, BATCH),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -56,11 +56,13 @@ def model_kind() -> Study:
         key="model-kind",
         title="predict 597 digits at once with models of scikit-learn",
         unit="sample",
-        variants=tuple(
-            Variant(name, partial(predict_in_batches, model.predict, len(data.test)))
-            for name, model in models.items()
-        ),
+        variants=predicting({name: model.predict for name, model in models.items()}, len(data.test)),
     )
+
+
+def predicting(ways: Mapping[str, Predict], batch: int) -> tuple[Variant, ...]:
+    """Return as variants, by name, ways to predict all test samples, `batch` at a time."""
+    return tuple(Variant(name, partial(predict_in_batches, way, batch)) for name, way in ways.items())
 
 
 def predict_in_batches(predict: Predict, batch: int, seed: int) -> Outcome:

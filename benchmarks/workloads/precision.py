@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.workloads.digits import Floats, Labels, accuracy_of, digits
-from benchmarks.workloads.inference import predict_in_batches
+from benchmarks.workloads.inference import predicting
 from benchmarks.workloads.network import CLASSES, Network, trained
 from benchmarks.workloads.study import Outcome, Study, Variant, prediction
 
@@ -37,7 +37,7 @@ def numpy_precision() -> Study:
         key="precision-numpy",
         title=f"predict with 2 x 256 hidden units in NumPy, batches of {BATCH}",
         unit="sample",
-        variants=tuple(Variant(name, partial(predict_in_batches, way, BATCH)) for name, way in ways.items()),
+        variants=predicting(ways, BATCH),
     )
 
 

@@ -13,9 +13,7 @@ from mlmeter.backends.powercap_zones import (
     DEFAULT_ROOT,
     ESTIMATE,
     KINDS,
-    LARGEST_COUNT,
     MASKED_REMEDY,
-    OPEN_FLAGS,
     PERMISSION_REMEDY,
     ROOT_VARIABLE,
     TWIN_PREFIX,
@@ -25,7 +23,6 @@ from mlmeter.backends.powercap_zones import (
     modulus,
     rapl_domain,
     read_number,
-    read_text,
     unreadable,
     wrong_dram_unit,
     zone_folders,
@@ -42,11 +39,11 @@ from mlmeter.backends.still_counters import (
     standing_still,
     with_parts,
 )
+from mlmeter.backends.zone_counter import ZoneCounter
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Failure, Reading, Unavailable
 from mlmeter.units import JOULES_PER_MICROJOULE, SECONDS_PER_NANOSECOND, WATTS_PER_MICROWATT
 
-_COUNT_BYTES = 32  # more than the kernel writes
 # What no die exceeds: two readings of one counter differ by at most this power times the time between them.
 _MIRROR_WATTS = 1_000.0
 # Power limits are means over seconds; short peaks exceed them.
@@ -58,70 +55,6 @@ _FOLDER_REMEDY = (
     "On real hardware load the driver (modprobe intel_rapl_msr; AMD needs Linux 5.11); most virtual machines "
     f"have no counters; in a container set {ROOT_VARIABLE} to the host's mounted folder; or {ESTIMATE}"
 )
-
-
-class _Counter:
-    """A kept descriptor of one `energy_uj`; -1 if the last read failed.
-
-    The descriptor is closed when the last reference goes, so that a thread in the middle of a
-    read never sees it closed, or even taken by another file.
-    """
-
-    __slots__ = ("_ending", "_fd", "_folder", "_zone_name", "position")
-
-    def __init__(
-        self, folder: str, zone_name: str, position: int = 0, ending: bytes = b"", *, fd: int = -1
-    ) -> None:
-        self.position = position
-        self._folder = folder
-        self._zone_name = zone_name
-        self._ending = ending
-        self._fd = fd
-
-    @classmethod
-    def of_folder(cls, folder: str) -> _Counter:
-        """Open the counter of a zone, or raise OSError."""
-        counter = cls(folder, read_text(f"{folder}/name")).reopened()
-        # A line end that was there once must be there always: without it the number is cut short.
-        counter._ending = b"\n" if os.pread(counter._fd, _COUNT_BYTES, 0).endswith(b"\n") else b""
-        return counter
-
-    @property
-    def path(self) -> str:
-        """Its file."""
-        return f"{self._folder}/energy_uj"
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd >= 0
-
-    def reopened(self) -> _Counter:
-        """Return a counter with a new descriptor of the same zone; raise OSError if there is none."""
-        fd = os.open(self.path, OPEN_FLAGS)
-        counter = _Counter(self._folder, self._zone_name, self.position, self._ending, fd=fd)
-        # After a reload of the driver the folder's number can be another zone's.
-        if read_text(f"{self._folder}/name") != self._zone_name:
-            raise OSError(errno.ESTALE, f"the folder no longer holds {self._zone_name}")
-        return counter
-
-    def closed(self) -> _Counter:
-        """Return a counter to be reopened."""
-        return _Counter(self._folder, self._zone_name, self.position, self._ending)
-
-    def read(self, now_ns: Callable[[], int]) -> Reading:
-        """Read the counter once; raise OSError, or ValueError if the file holds no whole number."""
-        begin_ns = now_ns()
-        text = os.pread(self._fd, _COUNT_BYTES, 0)
-        end_ns = now_ns()
-        value = int(text)
-        if not (0 <= value <= LARGEST_COUNT and text.endswith(self._ending)):
-            raise ValueError(f"no count in {text!r}")
-        return Reading(self.position, value, begin_ns, end_ns)
-
-    # The default keeps os.close alive while the interpreter shuts down.
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self._fd >= 0:
-            close(self._fd)
 
 
 class RaplBackend:
@@ -184,7 +117,7 @@ class RaplBackend:
         self._dmi = os.fspath(dmi)
         self._now_ns = now_ns
         self._wait = wait
-        self._counters: list[_Counter] = []
+        self._counters: list[ZoneCounter] = []
         self.unreadable: tuple[Unavailable, ...] = ()
         self.notes: tuple[str, ...] = ()
 
@@ -197,13 +130,13 @@ class RaplBackend:
         self.close()
         notes: list[str] = []
         zones, problems = identify(self._folders(), notes)
-        opened: dict[Zone, _Counter] = {}
+        opened: dict[Zone, ZoneCounter] = {}
         first: dict[Zone, int] = {}
         for zone in sorted(zones, key=lambda zone: zone.order):
             if _has_twin(zone, opened):
                 continue
             try:
-                counter = _Counter.of_folder(zone.path)
+                counter = ZoneCounter.of_folder(zone.path)
                 first[zone] = counter.read(self._now_ns).value
             except (OSError, ValueError) as error:
                 what = f"energy_uj of {zone.label} ({zone.name})"
@@ -244,7 +177,9 @@ class RaplBackend:
         self.unreadable = ()
         self.notes = ()
 
-    def _recover(self, counters: list[_Counter], counter: _Counter, error: Exception) -> Reading | Failure:
+    def _recover(
+        self, counters: list[ZoneCounter], counter: ZoneCounter, error: Exception
+    ) -> Reading | Failure:
         """Close a counter that failed, or open anew one that was closed for this reason."""
         if counter.is_open:
             counters[counter.position] = counter.closed()
@@ -257,14 +192,14 @@ class RaplBackend:
         counters[counter.position] = fresh
         return reading
 
-    def _failure(self, counter: _Counter, error: Exception) -> Failure:
+    def _failure(self, counter: ZoneCounter, error: Exception) -> Failure:
         lost = isinstance(error, OSError) and error.errno in _GONE
         reason = f"cannot read {counter.path}: {words(error)}"
         return Failure(counter.position, reason, lost, self._now_ns())
 
     def _drop_still(
         self,
-        opened: dict[Zone, _Counter],
+        opened: dict[Zone, ZoneCounter],
         first: dict[Zone, int],
         problems: dict[str, Unavailable],
         notes: list[str],
@@ -322,7 +257,7 @@ class RaplBackend:
         return BackendUnavailableError(self.name, reason, worst.remedy or f"You can {ESTIMATE}")
 
 
-def _counts(counters: dict[Zone, _Counter], now_ns: Callable[[], int]) -> dict[Zone, int]:
+def _counts(counters: dict[Zone, ZoneCounter], now_ns: Callable[[], int]) -> dict[Zone, int]:
     """Read counters once; those that fail are left out."""
     found = {}
     for zone, counter in counters.items():
@@ -331,7 +266,7 @@ def _counts(counters: dict[Zone, _Counter], now_ns: Callable[[], int]) -> dict[Z
     return found
 
 
-def _has_twin(zone: Zone, opened: dict[Zone, _Counter]) -> bool:
+def _has_twin(zone: Zone, opened: dict[Zone, ZoneCounter]) -> bool:
     """Return whether a zone repeats one that is read already; dies may be counted differently."""
     return zone.label.startswith(TWIN_PREFIX) and any(
         (other.word, other.package) == (zone.word, zone.package) and not other.label.startswith(TWIN_PREFIX)
@@ -339,7 +274,7 @@ def _has_twin(zone: Zone, opened: dict[Zone, _Counter]) -> bool:
     )
 
 
-def _drop_mirrors(opened: dict[Zone, _Counter], now_ns: Callable[[], int], notes: list[str]) -> None:
+def _drop_mirrors(opened: dict[Zone, ZoneCounter], now_ns: Callable[[], int], notes: list[str]) -> None:
     """Drop dies whose zones are one counter shown again (Zen 1 and 2), with their children.
 
     Energy would be counted once per die (codecarbon issue 1274).
@@ -356,7 +291,7 @@ def _drop_mirrors(opened: dict[Zone, _Counter], now_ns: Callable[[], int], notes
                 break
 
 
-def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> bool:
+def _same_counter(one: ZoneCounter, other: ZoneCounter, now_ns: Callable[[], int]) -> bool:
     """Return whether two counters are nearly equal twice; two true ones meet by chance only."""
     for _ in range(2):
         try:
@@ -371,7 +306,7 @@ def _same_counter(one: _Counter, other: _Counter, now_ns: Callable[[], int]) -> 
 
 
 def _domains(
-    zones: dict[Zone, _Counter], model_name: str | None, period_seconds: float, notes: list[str]
+    zones: dict[Zone, ZoneCounter], model_name: str | None, period_seconds: float, notes: list[str]
 ) -> list[Domain]:
     """Return the domains of the zones, with names that differ whatever the tree holds."""
     domains: list[Domain] = []

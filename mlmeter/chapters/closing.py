@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 from mlmeter.sampling.errands import start_thread
 
 if TYPE_CHECKING:
-    from mlmeter.device_time.session import SessionDevices
+    from mlmeter.collected import Collected
     from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.counters import Rows
     from mlmeter.recording import Recording
-    from mlmeter.sampling.cross_checks import CrossChecks
-    from mlmeter.sampling.process_reader import ProcessReader
-    from mlmeter.sampling.sampler import Sampler, Subscription
-    from mlmeter.window_log import WindowLog, WindowRecords
+    from mlmeter.sampling.sampler import Subscription
+    from mlmeter.window_log import WindowRecords
 
 # How much older than its end the readings are that a chapter is resolved with, and how much newer.
 CONTEXT_SECONDS = 10.0
@@ -48,12 +46,8 @@ class Limits:
 class Held:
     """All that grows while a session runs, but for what is bounded anyway."""
 
-    sampler: Sampler
+    collected: Collected
     subscription: Subscription
-    log: WindowLog
-    devices: SessionDevices
-    processes: ProcessReader | None
-    checks: CrossChecks
 
     @property
     def slowest_seconds(self) -> float:
@@ -65,8 +59,8 @@ class Held:
         """Yield, of each limit that is exceeded, the time at half of what is held."""
         domains = sum(len(source.domains) for source in self.subscription.sources)
         if (
-            len(self.log) * max(domains, 1) > limits.windows
-            and (middle_ns := self.log.middle_ns()) is not None
+            len(self.collected.log) * max(domains, 1) > limits.windows
+            and (middle_ns := self.collected.log.middle_ns()) is not None
         ):
             yield middle_ns
         if sum(source.held_rows() for source in self.subscription.sources) > limits.rows:
@@ -85,16 +79,17 @@ class Held:
 
     def has_shown(self, time_ns: int) -> bool:
         """Return whether all counters that work have shown what they counted up to a time."""
-        return self.sampler.refreshed_since(self.subscription.sources, time_ns)
+        return self.collected.sampler.refreshed_since(self.subscription.sources, time_ns)
 
     def forget(self, end_ns: int, needs_ns: int) -> None:
         """Forget windows that ended up to a time, and what was read before another one."""
-        self.checks.keep_up_rows()
-        self.log.forget_before(end_ns + 1)
-        self.devices.forget_before(needs_ns)
-        if self.processes is not None:
-            self.processes.forget(needs_ns)
-        self.sampler.forget(self.subscription, needs_ns)
+        held = self.collected
+        held.checks.keep_up_rows()
+        held.log.forget_before(end_ns + 1)
+        held.devices.forget_before(needs_ns)
+        if held.processes is not None:
+            held.processes.forget(needs_ns)
+        held.sampler.forget(self.subscription, needs_ns)
 
 
 class Chapters:
@@ -104,8 +99,6 @@ class Chapters:
 
     Args:
         held: what is in memory.
-        start_ns: start of the session.
-        recording_so_far: copies all that is in memory.
         running: whether the session has not ended.
         lock: held while what is in memory becomes a chapter.
         remark: notes an event, by kind and sentence.
@@ -120,8 +113,6 @@ class Chapters:
     def __init__(
         self,
         held: Held,
-        start_ns: int,
-        recording_so_far: Callable[[], Recording],
         running: Callable[[], bool],
         lock: AbstractContextManager[Any],
         remark: Callable[[str, str], None],
@@ -130,8 +121,8 @@ class Chapters:
         self.past: Chapter | None = None
         self.on_chapter: Callable[[Chapter], object] | None = None
         self.on_forget: Callable[[Chapter, int], object] | None = None
-        self._held, self._start_ns = held, start_ns
-        self._recording_so_far, self._running = recording_so_far, running
+        self._held, self._running = held, running
+        self._sampler, self._start_ns = held.collected.sampler, held.collected.start_ns
         self._lock, self._remark = lock, remark
         self._closing = False
 
@@ -155,7 +146,7 @@ class Chapters:
         if end_ns is None:
             return
         self._closing = True
-        if not self._held.sampler.threaded:
+        if not self._sampler.threaded:
             self._close(end_ns)
             return
         try:
@@ -165,7 +156,7 @@ class Chapters:
 
     def _end_ns(self, middle_ns: int) -> int | None:
         """Return when the chapter ends; None if it is too early to tell."""
-        now_ns, context_ns = self._held.sampler.clock.now_ns(), self.context_ns
+        now_ns, context_ns = self._sampler.clock.now_ns(), self.context_ns
         start_ns = self._start_ns if self.past is None else self.past.end_ns
         end_ns = self._held.last_read_ns(min(middle_ns, now_ns - context_ns))
         if end_ns < start_ns + context_ns:
@@ -184,13 +175,13 @@ class Chapters:
             self.limits = replace(limits, rows=2 * limits.rows, windows=2 * limits.windows)
         finally:
             self._closing = False
-            self._held.sampler.add_cost(time.thread_time_ns() - started_ns)
+            self._sampler.add_cost(time.thread_time_ns() - started_ns)
 
     def _close_chapter(self, end_ns: int) -> None:
         from mlmeter.chapters.pooling import chapter_of
 
         with self._lock:
-            recording = self._recording_so_far()
+            recording = self._held.collected.recording(self._sampler.clock.now_ns(), finished=False)
         chapter = chapter_of(cut(recording.rest, end_ns, self.context_ns))
         past = chapter if self.past is None else self.past.plus(chapter)
         with self._lock:

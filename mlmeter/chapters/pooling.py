@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlmeter.bursts import burst_rows, slowest_seconds
-from mlmeter.cached import cached_property
 from mlmeter.chapters.work import Rows, WorkSums
 from mlmeter.dynamic_energy import DynamicEnergy
 from mlmeter.energy.chapter import Chapter
@@ -39,7 +38,7 @@ SESSION: Key = ("session",)
 # Columns of pools; the name of a domain, or of a unit, follows.
 SECONDS, GAPS, LENGTH = "seconds:", "gaps_seconds:", "length:"
 UNITS, UNIT_JOULES = "units:", "unit_joules:"
-EXCLUSIVE, INCLUSIVE, UNITS_WITHIN, WORK = "exclusive", "inclusive", "units", "work"
+EXCLUSIVE, INCLUSIVE, WORK = "exclusive", "inclusive", "work"
 
 
 def chapter_of(recording: Recording) -> Chapter:
@@ -161,72 +160,13 @@ class Pooling:
         return {**parts, TOTAL: own}
 
     def phases(self) -> Pool:
-        """Return the sums of phases."""
+        """Return the sums of phases; their work is that of `work_sums`."""
         resolution = self.resolution
         phases = resolution.phases
         columns = {"windows": _counts(resolution.phase_of_window[self._ended], len(phases))}
         for name in (*(domain.name for domain, _ in self.recording.domains), TOTAL):
             columns[f"{SECONDS}{name}"] = phase_seconds(resolution, name)
-        for unit, (sums, _) in self._phase_units.items():
-            columns[f"{UNITS}{unit}"] = sums
         return Pool(tuple((phase,) for phase in phases), columns, self._by_domain("phases"))
-
-    @cached_property
-    def _phase_units(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """By unit the sums of phases, and what waits for windows that are open."""
-        return {unit: self._units_of_phases(*counts) for unit, counts in self._units_with_carried().items()}
-
-    def _units_with_carried(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Return by unit the counts of windows, and what windows in them have counted in earlier chapters."""
-        before = self.recording.before
-        earlier = () if before is None else before.carried.get(UNITS_WITHIN, Pool()).columns
-        names = dict.fromkeys((*self._units, *(name.removeprefix(UNITS) for name in earlier)))
-        found = {}
-        for unit in names:
-            within = np.zeros(len(self._ids))
-            if before is not None:
-                within = before.carried_column(UNITS_WITHIN, f"{UNITS}{unit}", self._ids[1:])
-            found[unit] = self._units.get(unit, np.full(len(within), np.nan)), within
-        return found
-
-    def _units_of_phases(
-        self, counts: NDArray[np.float64], within: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Add a unit by phase; a count that an enclosing window of the phase has too is not added.
-
-        Whether an enclosing window that is still open will have it is not known: the count waits.
-
-        Args:
-            counts: of windows, NaN where they count nothing, shape (windows,).
-            within: what waits for them, shape (windows,).
-
-        Returns:
-            sums by phase, and what waits for windows, shape (windows,).
-        """
-        parent, phase = self.resolution.windows.parent, self.resolution.phase_of_window
-        sums, waiting = np.zeros(len(self.resolution.phases)), np.zeros(len(counts))
-        for row in np.flatnonzero((self._ended & ~np.isnan(counts)) | (within > 0)):
-            amount = counts[row]
-            if np.isnan(amount):
-                # Windows inside have counted, this one has not so far.
-                amount = within[row]
-                if self._open[row]:
-                    waiting[row] += amount
-                    continue
-            elif self._open[row]:
-                continue
-            ancestor, waits_for = parent[row], 0
-            while ancestor > 0 and (phase[ancestor] != phase[row] or np.isnan(counts[ancestor])):
-                if self._open[ancestor] and phase[ancestor] == phase[row] and not waits_for:
-                    waits_for = ancestor
-                ancestor = parent[ancestor]
-            if ancestor > 0:
-                continue
-            if waits_for:
-                waiting[waits_for] += amount
-            else:
-                sums[phase[row]] += amount
-        return sums, waiting
 
     def names(self) -> Pool:
         """Return the sums of windows by name and phase, children included; recursion is counted once."""
@@ -307,8 +247,7 @@ class Pooling:
             chosen[parent[row]] |= chosen[row]
         rows = np.flatnonzero(chosen)
         keys = tuple((number,) for number in self._ids[rows].tolist())
-        waiting = {f"{UNITS}{unit}": counts[rows] for unit, (_, counts) in self._phase_units.items()}
-        found = {UNITS_WITHIN: Pool(keys, waiting)}
+        found = {}
         for spans in (EXCLUSIVE, INCLUSIVE):
             seconds = DynamicEnergy(self.recording, spans)
             columns, energies = {}, {}

@@ -52,7 +52,7 @@ def build_table(recording: Recording, name: str) -> Table:
 
 def _phases(recording: Recording, whole: WholeSession) -> Table:
     pool = whole.phase_pool
-    units = {unit: counts for unit, counts in _units(pool).items() if counts.any()}
+    units = {unit: counts for unit, counts in whole.phase_units.items() if counts.any()}
     facts = PhaseFacts(recording.run.id, whole.phases, pool.column("windows").astype(np.int64), units)
     sessions = {domain: columns for domain, _, columns in whole.by_domain(TOTAL)}
     dynamic = None
@@ -129,14 +129,10 @@ def _domains(recording: Recording, whole: WholeSession) -> Table:
     return domains_table(recording, whole.wholes(), gaps)
 
 
-def _units(pool: Pool) -> dict[str, NDArray[np.float64]]:
-    names = sorted(name for name in pool.columns if name.startswith(UNITS))
-    return {name.removeprefix(UNITS): pool.column(name) for name in names}
-
-
 def _unit_columns(recording: Recording, pool: Pool, domain: str) -> dict[str, NDArray[np.float64]]:
     """Return work, and the energy of the windows that did it per unit."""
-    units = _units(pool)
+    columns_of_units = sorted(name for name in pool.columns if name.startswith(UNITS))
+    units = {name.removeprefix(UNITS): pool.column(name) for name in columns_of_units}
     columns, rates = {}, rate_names(units)
     names = [one.name for one, _ in recording.domains if one.counted] if domain == TOTAL else [domain]
     for unit, counts in units.items():

@@ -10,6 +10,7 @@ import numpy as np
 from mlmeter.bursts import slowest_seconds
 from mlmeter.cached import cached_property
 from mlmeter.chapters.pooling import UNITS, Pooling
+from mlmeter.chapters.work import COUNT
 from mlmeter.energy.columns import energy_columns, hidden_joules, total_columns
 from mlmeter.energy.pool import NOT_READ, Pool
 from mlmeter.energy.process_share import PARTS
@@ -18,8 +19,11 @@ from mlmeter.frame.sources import sample_points
 from mlmeter.measurement import Event
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.units import SECONDS_PER_NANOSECOND
+from mlmeter.work import WINDOWS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mlmeter.energy.attribution import Energies
     from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.columns import Columns
@@ -79,6 +83,15 @@ class WholeSession:
         # No window is open any more: nothing waits.
         work, _ = sums.pools()
         return self.past.work.plus(work)
+
+    @property
+    def phase_units(self) -> dict[str, NDArray[np.float64]]:
+        """Work of the phases by unit, in alphabetical order; shape (phases,)."""
+        # Of the work that is in memory only the counts are asked for, which take no energies.
+        counts, _ = self._pooling.work_sums().pools()
+        work = Pool(self.past.work.keys, self.past.work.columns).plus(counts)
+        units = sorted({str(key[1]) for key in work.keys if len(key) == 2} - {WINDOWS})
+        return {unit: work.placed([(name, unit) for name in self.phases]).column(COUNT) for unit in units}
 
     @cached_property
     def part_pools(self) -> dict[str, Pool]:

@@ -9,8 +9,7 @@ from mlmeter.analysis.run_figures import RunFigures, run_figures
 from mlmeter.commands.runs import run_directories
 from mlmeter.errors import RunFileError
 from mlmeter.foreign_files import damaged, read_bytes
-from mlmeter.journal import JOURNAL
-from mlmeter.report.run_directory import MANIFEST
+from mlmeter.report.run_directory import run_directory_of
 from mlmeter.session import load
 from mlmeter.whole_files import writing
 
@@ -25,7 +24,7 @@ def figures_at(path: Path) -> list[RunFigures]:
     Raises:
         RunFileError: a file is missing, damaged or of a newer version.
     """
-    if path.is_file() and path.name not in (MANIFEST, JOURNAL):
+    if path.is_file() and run_directory_of(path) == path:
         return read_baseline(path)
     return [run_figures(load(directory).recording) for directory in run_directories(path)]
 

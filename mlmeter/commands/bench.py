@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mlmeter.commands.compare import comparison_json
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 
 if TYPE_CHECKING:
     from mlmeter.bench import Bench
@@ -50,7 +50,7 @@ SEPARATOR = "--vs"
 @click.option("--scope", type=click.Choice(("machine", "process")), default="machine", show_default=True)
 @click.option("--backends", help="Comma-separated sources, such as rapl,nvml; by default the best.")
 @click.option("--seed", type=int, help="Of the order; by default another one each time.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 @click.argument("commands", metavar="CMD_A --vs CMD_B", nargs=-1, required=True, type=click.UNPROCESSED)
 def bench(
     output_dir: Path,
@@ -84,7 +84,7 @@ def bench(
     seed = secrets.randbelow(10**6) if seed is None else seed
     directory = output_dir / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     options = ["--scope", scope, *(["--backends", backends] if backends else [])]
-    try:
+    with told_failures():
         plan = Plan(
             effect=effect, pilot=pilot, limit=limit, warm_up=warm_up, seed=seed, max_seconds=max_seconds
         )
@@ -97,10 +97,6 @@ def bench(
             quality=quality,
             progress=_tell,
         )
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     pairs = found.pairs
     if as_json:
         facts = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 
 
 @click.command()
@@ -27,7 +27,7 @@ from mlmeter.foreign_files import visible
     help="Smallest difference that matters, for the repeats that are missing.",
 )
 @click.option("--paired", is_flag=True, help="The n-th runs of all were made one after the other.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def compare(
     paths: tuple[Path, ...],
     unit: str | None,
@@ -49,7 +49,7 @@ def compare(
         raise click.UsageError("two variants or more are needed")
     if len({path.resolve() for path in paths}) < len(paths):
         raise click.UsageError("the same runs are given twice: a variant is compared with other ones")
-    try:
+    with told_failures():
         found = compared(
             {name: figures_at(path) for name, path in zip(_names(paths), paths, strict=True)},
             unit=unit,
@@ -58,10 +58,6 @@ def compare(
             effect=effect,
             paired=paired,
         )
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     click.echo(comparison_json(found) if as_json else str(found))
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.commands.failures import told_failures
 
 if TYPE_CHECKING:
     from mlmeter.analysis.gate import Outcome
@@ -65,12 +64,8 @@ def judge(run_path: Path, options: dict[str, Any]) -> None:
         return
     if limit is not None and math.isnan(limit):  # it is in every range
         raise click.UsageError("--max-joules is no number")
-    try:
+    with told_failures():
         outcomes = list(_outcomes(run_path, options))
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     for outcome in outcomes:
         word = {True: "passed", False: "FAILED", None: "NOT JUDGED"}[outcome.passed]
         click.echo(f"{word}: {outcome.text}", err=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter.commands.electricity import electricity_options, number_or_text
+from mlmeter.commands.failures import told_failures
+from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
-from mlmeter.errors import ArgumentError, MLMeterError
-from mlmeter.foreign_files import visible
+from mlmeter.errors import ArgumentError
 
 if TYPE_CHECKING:
     from mlmeter.impact import Impact
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append a row to this file, with the columns of CodeCarbon's emissions.csv.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def impact(
     run_path: Path,
     grid: str | None,
@@ -58,7 +59,7 @@ def impact(
     from mlmeter.impact.grid import given_intensity
     from mlmeter.session import load
 
-    try:
+    with told_failures():
         intensity = number_or_text(grid)
         if grid_source and not isinstance(intensity, float):
             raise ArgumentError("--grid-source goes with a number as --grid")
@@ -72,10 +73,6 @@ def impact(
         if codecarbon_path is not None:
             found.to_codecarbon_csv(codecarbon_path)
             click.echo(f"wrote {codecarbon_path}", err=True)
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
     click.echo(json.dumps(_document(found), indent=1) if as_json else found.summary())
 
 

@@ -111,6 +111,9 @@ class Attribution:
         domain: whose energies.
         timeline: its curve.
         labelled: the windows by the clock that counts for the domain.
+
+    Attributes:
+        labelled: as given.
     """
 
     def __init__(
@@ -119,13 +122,13 @@ class Attribution:
         timeline: Timeline,
         labelled: LabelledWindows,
     ) -> None:
-        self._domain, self._given, self._labelled = domain, timeline, labelled
+        self._domain, self._given, self.labelled = domain, timeline, labelled
         self._windows, self._ownership = labelled.windows, labelled.ownership
         self._phase_of_window = labelled.phase_of_window
 
     @cached_property
     def _attempt(self) -> Split | Refusal | None:
-        return split_of(self._given, self._labelled)
+        return split_of(self._given, self.labelled)
 
     @property
     def _fit(self) -> Split | None:

@@ -43,8 +43,8 @@ class Chapter:
         phases: sums of the phases, by phase.
         names, bursts: sums of windows, by name and phase.
         carried: of windows that were open at the end, by number, and of the session, which is number 0:
-            ``"exclusive"`` and ``"inclusive"`` energies since they were opened, and in ``"units"`` and
-            ``"work"`` work of windows in them that counts only if they do not count it themselves.
+            ``"exclusive"`` and ``"inclusive"`` energies since they were opened, and in ``"work"`` work of
+            windows in them that counts only if they do not count it themselves.
         samples: by domain, seconds and joules since the start.
         metrics: last value of each metric, with the number of its window.
         events: what the fits said.

@@ -99,12 +99,13 @@ class RowColumns:
         base = self.first + max(0, bisect_right(self.before_ns, time_ns) - rows_before)
         return RowMark(base, base, len(self.revised))
 
-    def news(self, mark: RowMark) -> tuple[int, RowMark]:
-        """Return from which number on there are new or changed rows, and the mark of who has copied these."""
-        start = mark.end
-        if len(self.revised) > mark.revisions:
-            start = max(mark.base, min([start, *self.revised[mark.revisions :]]))
-        return start, RowMark(mark.base, max(start, self.end), len(self.revised))
+    def news(self, mark: RowMark) -> tuple[RowCopy, int, RowMark]:
+        """Return rows that are new, how many of those copied before they replace, and the new mark."""
+        base, had, revisions = mark
+        start = had
+        if len(self.revised) > revisions:
+            start = max(base, min(start, *self.revised[revisions:]))
+        return self.since(start), max(0, had - start), RowMark(base, max(start, self.end), len(self.revised))
 
     def since(self, number: int) -> RowCopy:
         """Return a copy of the rows from `number` on, so far as they are kept."""

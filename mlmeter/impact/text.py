@@ -8,20 +8,10 @@ from collections.abc import Container
 from mlmeter.foreign_files import visible
 from mlmeter.impact.factors import Amount
 from mlmeter.impact.result import Impact, PhaseImpact
+from mlmeter.report.impact_quantities import IMPACT_QUANTITIES
 from mlmeter.report.text import fitting_table, interval, number, table
 
 WIDTH = 80
-NAMES = {
-    "metered_energy": "metered energy",
-    "facility_energy": "energy with PUE",
-    "operational_without_pue": "emissions without PUE",
-    "operational": "emissions of electricity",
-    "embodied": "emissions of manufacture",
-    "carbon": "emissions, all of these",
-    "cost_without_pue": "cost without PUE",
-    "cost": "cost of electricity",
-    "water": "water",
-}
 SHORT = ("facility_energy", "operational", "cost")
 MOST_PHASES = 20
 
@@ -52,10 +42,10 @@ def short_text(impact: Impact) -> str:
     return f"{_quantities(impact, SHORT)}\n{_factors(impact)}"
 
 
-def _quantities(impact: Impact, only: Container[str] = NAMES) -> str:
+def _quantities(impact: Impact, only: Container[str] = IMPACT_QUANTITIES) -> str:
     rows = [
         (
-            NAMES[name],
+            IMPACT_QUANTITIES[name],
             number(amount.value) if name == "embodied" else _best(amount, impact.whole),
             interval(amount.low, amount.high),
             amount.unit,

@@ -29,7 +29,8 @@ GROWING, BESIDE, PLAIN, FLOAT = "q", "b", "w", "d"
 MOST_NUMBERS = 4_000_000
 _WIDTH = 8
 _WRAP = 1 << 64
-_LEVEL = 6
+# What is left of noise hardly gets smaller with more work.
+_LEVEL = 1
 # The first byte of a batch that is not packed; zlib's streams begin otherwise.
 _PLAIN = b"\0"
 
@@ -61,11 +62,8 @@ def plain(parts: Sequence[Part]) -> bytes:
     Args:
         parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
     """
-    numbers = _heads(parts)
-    for part in parts:
-        for code, column in zip(part.codes, part.columns, strict=True):
-            numbers.extend(_bits(column) if code == FLOAT else column)
-    return _PLAIN + _little(numbers).tobytes()
+    columns = chain.from_iterable(part.columns for part in parts)
+    return b"".join((_PLAIN, *map(_little, (_heads(parts), *columns))))
 
 
 def packed(parts: Sequence[Part], ends: Mapping[int, Sequence[int]]) -> tuple[bytes, Ends]:
@@ -99,13 +97,19 @@ def merged(batches: Iterable[Sequence[Part]]) -> list[Part]:
         if before is None:
             found[part.stream] = part._replace(columns=[column[:] for column in part.columns])
             continue
-        size = len(before.columns[0])
-        kept = max(0, size - part.back)
+        if part.back:
+            found[part.stream] = before = _taken_back(before, part.back)
         for column, more in zip(before.columns, part.columns, strict=True):
-            del column[kept:]
             column.extend(more)
-        found[part.stream] = before._replace(back=before.back + part.back - (size - kept))
     return list(found.values())
+
+
+def _taken_back(part: Part, back: int) -> Part:
+    """Return a part without its newest rows; what is to be taken back beyond them is told in it."""
+    taken = min(back, len(part.columns[0]))
+    for column in part.columns:
+        del column[len(column) - taken :]
+    return part._replace(back=part.back + back - taken)
 
 
 class Decoder:
@@ -220,12 +224,13 @@ def _bits(column: array[float]) -> array[int]:
 
 
 def _planes(numbers: array[int]) -> bytes:
-    raw = _little(numbers).tobytes()
+    raw = bytes(_little(numbers))
     return b"".join(raw[plane::_WIDTH] for plane in range(_WIDTH))
 
 
-def _little(numbers: array[int]) -> array[int]:
+def _little(numbers: array[Any]) -> array[Any]:
     if sys.byteorder == "big":
+        numbers = numbers[:]
         numbers.byteswap()
     return numbers
 

@@ -152,7 +152,7 @@ class JournalFile:
             if name not in streams:
                 streams[name] = len(streams), part.codes
                 added.append(("stream", streams[name][0], [name, part.codes]))
-            numbered.append(part._replace(stream=streams[name][0]))
+            numbered.append(Part(streams[name][0], part.codes, part.back, part.columns))
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:

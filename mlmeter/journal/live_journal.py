@@ -1,4 +1,4 @@
-"""The journal of a running session: written on the sampler's thread, never a reason to fail."""
+"""The journal of a running session: written on a thread of its own, never a reason to fail."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlmeter.journal import JOURNAL
-from mlmeter.journal.file import Boundary, JournalFile
+from mlmeter.journal.encoding import Part
+from mlmeter.journal.file import Boundary, Entry, JournalFile
 from mlmeter.journal.past import Past
-from mlmeter.journal.progress import SessionParts, Written, news, nothing_written
+from mlmeter.journal.progress import Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
+from mlmeter.sampling.errands import start_thread
 
 if TYPE_CHECKING:
+    from mlmeter.collected import Collected
     from mlmeter.recording import Recording
 
 # What has been read is on its way to the disk within a second, ticks of 0.1 s included.
@@ -26,6 +29,8 @@ PERIOD_NS = 800_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
+# For the thread, which has nothing more to do but to end.
+LONGEST_JOIN_SECONDS = 1.0
 # Nine days of twenty domains at 10 Hz.
 MOST_BYTES = 1 << 30
 SHRUNK = "the journal has become so large that its oldest readings are dropped; their sums stay"
@@ -40,57 +45,79 @@ _held_at_fork = threading.local()
 class LiveJournal:
     """Writes what is new of a session to `JOURNAL` in a directory.
 
+    A disk that hangs keeps nobody but the thread that writes, which is the journal's own.
+
     Args:
         directory: the run directory; made when the first rows are written.
-        parts: where the news come from.
-        start_ns: start of the session.
-        rows_before: how many rows from before the session belong to it.
-        remark: notes an event of the session: kind and sentence.
+        session: whose; what happens to the journal is noted there.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        parts: SessionParts,
-        start_ns: int,
-        rows_before: int,
-        remark: Callable[[str, str], None],
-    ) -> None:
-        self._directory, self._parts, self._remark = directory, parts, remark
-        self._start_ns, self._rows_before = start_ns, rows_before
+    def __init__(self, directory: Path, session: Collected) -> None:
+        self._directory, self._session, self._remark = directory, session, session.noted.remark
         self._lock = threading.Lock()
         _journals.add(self)
         self._file: JournalFile | None = None
-        self._written = Written(())
-        # Sums of what is no longer in memory, the time since which readings still are, and whether
-        # that is in the file.
+        # None as long as nothing is in the file.
+        self._written: Written | None = None
+        # Sums of what is no longer in memory, and those of them that are in the file.
         self._past: Past | None = None
-        self._past_written = True
+        self._past_written: Past | None = None
         # Where a reader of the file can begin, and up to when everything is before it.
         self._boundaries: deque[tuple[int, Boundary]] = deque()
-        self._due_ns, self._retry_ns = start_ns, FIRST_RETRY_NS
+        self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        # Whether the session has ended while the disk kept the thread.
+        self._left_behind = False
+
+    def begin(self) -> None:
+        """Start the thread; without one somebody else calls `tick`."""
+        try:
+            self._thread = start_thread("mlmeter-journal", self._run)
+        except RuntimeError as error:  # there are too many, or the interpreter ends
+            self._tell(error)
+
+    @property
+    def windows(self) -> int:
+        """How many closed windows are in the file: the first ones of the log."""
+        return 0 if self._written is None else self._written.windows.windows
+
+    def _run(self) -> None:
+        sampler = self._session.sampler
+        while not self._ended.wait(max(0, self._due_ns - sampler.clock.now_ns()) * 1e-9):
+            started_ns = time.thread_time_ns()
+            self.tick()
+            sampler.add_cost(time.thread_time_ns() - started_ns)
+        if self._left_behind and self._file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
 
     def tick(self) -> None:
-        """Write what is new if that is due; called on the sampler's thread."""
-        now_ns = self._parts.sampler.clock.now_ns()
-        if now_ns < self._due_ns or not self._lock.acquire(blocking=False):
+        """Write what is new if that is due."""
+        now_ns = self._session.sampler.clock.now_ns()
+        if now_ns < self._due_ns:
             return
         try:
             self._due_ns = now_ns + PERIOD_NS
-            self._write(now_ns)
+            with self._lock:
+                if self._ended.is_set():
+                    return
+                file = self._file_in_place()
+            # Without the lock: whoever ends the session may hold what this waits for.
+            written = self._written or nothing_written(self._session)
+            new = news(self._session, written, now_ns)
+            with self._lock:
+                if not self._ended.is_set():
+                    self._write(file, new, now_ns)
             self._retry_ns = FIRST_RETRY_NS
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._due_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)
             self._tell(error)
-        finally:
-            self._lock.release()
 
     def forgotten(self, past: Past) -> None:
         """Take note of what is no longer in memory; called on a thread that may take its time."""
-        past = past.in_json()
-        with self._lock:
-            self._past, self._past_written = past, False
+        self._past = past.in_json()
 
     def finish(self, recording: Recording) -> bool:
         """Write the rest of a session that has ended; return whether the journal holds all of it.
@@ -98,31 +125,38 @@ class LiveJournal:
         Args:
             recording: the whole session.
         """
+        self._ended.set()
         if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+            self._left_behind = True
             return False
         file, self._file = self._file, None
-        self._due_ns = 1 << 62
         try:
-            if file is None:
-                return False
-            try:
-                if file.in_place:
-                    self._write_rest(file, recording)
-                    return True
-            finally:
-                file.close()
+            return file is not None and self._complete(file, recording)
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
+            return False
         finally:
             self._lock.release()
-        return False
+            if self._thread is not None:
+                self._thread.join(LONGEST_JOIN_SECONDS)
+
+    def _complete(self, file: JournalFile, recording: Recording) -> bool:
+        """Write the rest and close the file; return whether it is where it belongs, and holds all."""
+        try:
+            if self._written is None or not file.in_place:
+                return False
+            self._write_rest(file, recording, self._written)
+            return True
+        finally:
+            file.close()
 
     def abandon(self) -> None:
         """In a forked child: the journal is the parent's."""
         if self._file is not None:
             self._file.abandon()
 
-    def _write(self, now_ns: int) -> None:
+    def _file_in_place(self) -> JournalFile:
+        """Return the file, made now if there is none."""
         if self._file is not None and not self._file.in_place:
             # Somebody has removed the directory: what has been written is gone, what is to come need not be.
             with contextlib.suppress(sqlite3.Error):
@@ -132,21 +166,29 @@ class LiveJournal:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = JournalFile(self._directory / JOURNAL)
-            self._written = nothing_written(self._parts, self._start_ns, self._rows_before)
-            self._boundaries = deque([(self._start_ns, self._file.boundary)])
-            self._past_written = self._past is None
-        entries, parts, written = news(self._parts, self._written, now_ns)
-        past = None if self._past_written else self._past
+            self._boundaries = deque([(self._session.start_ns, self._file.boundary)])
+            self._written = self._past_written = None
+        return self._file
+
+    def _write(
+        self, file: JournalFile, new: tuple[list[Entry], dict[str, Part], Written], now_ns: int
+    ) -> None:
+        entries, parts, written = new
+        past = self._new_past()
         if past is not None:
             entries += past.entries(self._boundary_before(past.oldest_ns))
-        self._file.write(entries, parts)
+        file.write(entries, parts)
         self._written = written
-        if self._file.boundary.number != self._boundaries[-1][1].number:
-            self._boundaries.append((now_ns, self._file.boundary))
+        if file.boundary.number != self._boundaries[-1][1].number:
+            self._boundaries.append((now_ns, file.boundary))
         if past is not None:
-            self._past_written = True
-            if self._file.shrink(self._boundaries[0][1].number, MOST_BYTES):
+            self._past_written = past
+            if file.shrink(self._boundaries[0][1].number, MOST_BYTES):
                 self._remark("journal", SHRUNK)
+
+    def _new_past(self) -> Past | None:
+        """Return the sums of the past that are not in the file yet, if there are any."""
+        return None if self._past is self._past_written else self._past
 
     def _boundary_before(self, time_ns: int) -> Boundary:
         """Return the last boundary before which nothing is newer than a time."""
@@ -154,13 +196,12 @@ class LiveJournal:
             self._boundaries.popleft()
         return self._boundaries[0][1]
 
-    def _write_rest(self, file: JournalFile, recording: Recording) -> None:
-        written = self._written
-        now_ns = self._parts.sampler.clock.now_ns()
-        entries, parts, _ = news(self._parts, written, now_ns)
-        parts |= waiting_spans(recording, written.spans - self._parts.devices.forgotten_spans)
-        if self._past is not None and not self._past_written:
-            entries += self._past.entries(self._boundary_before(self._past.oldest_ns))
+    def _write_rest(self, file: JournalFile, recording: Recording, written: Written) -> None:
+        now_ns = self._session.sampler.clock.now_ns()
+        entries, parts, _ = news(self._session, written, now_ns)
+        parts |= waiting_spans(recording, written.spans - self._session.devices.forgotten_spans)
+        if (past := self._new_past()) is not None:
+            entries += past.entries(self._boundary_before(past.oldest_ns))
         # Domains, events and facts are told once more, as the recording has them.
         file.write([*entries, *last_entries(recording)], parts, last=True)
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from mlmeter.energy.counters import Rows
 from mlmeter.energy.row_columns import RowMark
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
-from mlmeter.measurement import Domain, Event, Unavailable
+from mlmeter.journal.file import Entry
+from mlmeter.measurement import Event
+from mlmeter.sampling.sources import ROWS_BEFORE
 from mlmeter.window_log import Closed, WindowLog, WindowMark
 
 if TYPE_CHECKING:
+    from mlmeter.collected import Collected
     from mlmeter.device_time.session import SessionDevices
     from mlmeter.energy.process_rows import ProcessRows
-    from mlmeter.recording import Run
     from mlmeter.sampling.process_reader import ProcessReader
-    from mlmeter.sampling.sampler import Sampler
-    from mlmeter.sampling.sources import Source
 
 # Of more windows that are open at a time, those opened last are lost if the program is killed.
 MOST_OPEN = 10_000
 # What changes with every reading, but hardly matters, is written less often.
-SLOW_ENTRIES_NS = 10_000_000_000
-
-Entry = tuple[str, int, Any]
+SLOW_ENTRIES_NS = 60_000_000_000
 
 
 @dataclass(frozen=True)
@@ -45,66 +42,53 @@ class Written:
     slow_ns: int | None = None
 
 
-@dataclass(frozen=True)
-class SessionParts:
-    """Where the news of a session come from.
-
-    Attributes:
-        run: facts about the run up to now.
-        events: what has been noted so far, of the session and then of each of its domains.
-        as_metered: a domain and its rows as this session has metered them.
-    """
-
-    sampler: Sampler
-    sources: tuple[Source, ...]
-    log: WindowLog
-    devices: SessionDevices
-    processes: ProcessReader | None
-    unavailable: tuple[Unavailable, ...]
-    run: Callable[[], Run]
-    events: Callable[[], Sequence[Event]]
-    as_metered: Callable[[Domain, Rows], tuple[Domain, Rows]]
-
-
-def nothing_written(parts: SessionParts, start_ns: int, rows_before: int) -> Written:
+def nothing_written(session: Collected) -> Written:
     """Return the state of an empty journal of a session that has just begun."""
-    return Written(tuple(parts.sampler.marks_at(parts.sources, start_ns, rows_before)))
+    return Written(tuple(session.sampler.marks_at(session.sources, session.start_ns, ROWS_BEFORE)))
 
 
-def news(parts: SessionParts, written: Written, now_ns: int) -> tuple[list[Entry], dict[str, Part], Written]:
+def news(session: Collected, written: Written, now_ns: int) -> tuple[list[Entry], dict[str, Part], Written]:
     """Return the entries and parts of streams that are new, and what will have been written with them."""
-    found: dict[str, Part] = {
-        "clock": streams.part(streams.CLOCK, [[now_ns], [parts.sampler.clock.wall_ns()]])
-    }
-    first = written.slow_ns is None
+    clock = streams.part(streams.CLOCK, [[now_ns], [session.sampler.clock.wall_ns()]])
+    found: dict[str, Part] = {"clock": clock}
+    contents: dict[tuple[str, int], object] = {}
     slow = written.slow_ns is None or now_ns - written.slow_ns >= SLOW_ENTRIES_NS
-    entries, contents, marks = _rows_news(parts, written, found, slow=slow)
-    window_entries, mark = _window_news(parts.log, written, found, contents)
-    entries += window_entries
-    state = replace(written, rows=marks, windows=mark, slow_ns=now_ns if slow else written.slow_ns)
-    state = _device_news(parts.devices, state, found, entries)
-    if parts.processes is not None:
-        state = _process_news(parts.processes, state, found, entries, contents)
-    # New ones of one domain come before old ones of the next: their place does not tell what is new.
-    new = [event for event in dict.fromkeys(parts.events()) if event not in state.events]
-    entries += [("event", number, asdict(event)) for number, event in enumerate(new, len(state.events))]
-    if first:
-        missing = enumerate(parts.unavailable)
+    entries, marks = _rows_news(session, written, found, contents, slow=slow)
+    windows = _window_news(session.log, written, found, entries, contents)
+    spans, references = _device_news(session.devices, written, found, entries)
+    cpu, gpus = _process_news(session.processes, written, found, entries, contents)
+    events = _event_news(session.events(now_ns), written, entries)
+    if written.slow_ns is None:
+        missing = enumerate(session.unavailable)
         entries += [("unavailable", number, asdict(item)) for number, item in missing]
     if slow:
-        entries.append(("run", 0, streams.run_entry(parts.run())))
-    events = state.events.union(new) if new else state.events
-    return entries, found, replace(state, events=events, entries={**written.entries, **contents})
+        entries.append(("run", 0, asdict(session.run(now_ns, finished=False))))
+    state = Written(
+        rows=marks,
+        windows=windows,
+        spans=spans,
+        references=references,
+        cpu=cpu,
+        gpus=gpus,
+        events=events,
+        entries={**written.entries, **contents} if contents else written.entries,
+        slow_ns=now_ns if slow else written.slow_ns,
+    )
+    return entries, found, state
 
 
 def _rows_news(
-    parts: SessionParts, written: Written, found: dict[str, Part], *, slow: bool
-) -> tuple[list[Entry], dict[tuple[str, int], object], tuple[RowMark, ...]]:
+    session: Collected,
+    written: Written,
+    found: dict[str, Part],
+    contents: dict[tuple[str, int], object],
+    *,
+    slow: bool,
+) -> tuple[list[Entry], tuple[RowMark, ...]]:
     entries: list[Entry] = []
-    contents: dict[tuple[str, int], object] = {}
     readings: list[tuple[int, int, int]] = []
-    news = parts.sampler.news(parts.sources, written.rows)
-    domains = (domain for source in parts.sources for domain in source.domains)
+    news = session.sampler.news(session.sources, written.rows)
+    domains = (domain for source in session.sources for domain in source.domains)
     for number, (domain, item) in enumerate(zip(domains, news, strict=True)):
         if item.rows.counts or item.back:
             # What is cheap to read is no driver's.
@@ -112,26 +96,29 @@ def _rows_news(
                 item.rows, item.back, with_driver=not domain.cheap_read
             )
         # A row tells when the domain was read; a counter that shows nothing new makes none.
-        if item.last_ns is not None and item.last_ns not in item.rows.before_ns[-1:]:
+        before_ns = item.rows.before_ns
+        if item.last_ns is not None and not (before_ns and before_ns[-1] == item.last_ns):
             readings.append((number, item.last_ns, item.readings))
         # What changes the meaning of rows is written with them.
         if slow or written.entries.get(("domain", number)) != item.content:
             contents["domain", number] = item.content
-            state = parts.as_metered(*parts.sampler.state(parts.sources, number))
+            state = session.as_metered(*session.sampler.state(session.sources, number))
             entries.append(("domain", number, streams.domain_entry(*state)))
     if readings:
         found["readings"] = streams.part(streams.READINGS, list(zip(*readings, strict=True)))
-    return entries, contents, tuple(item.mark for item in news)
+    return entries, tuple(item.mark for item in news)
 
 
 def _window_news(
-    log: WindowLog, written: Written, found: dict[str, Part], contents: dict[tuple[str, int], object]
-) -> tuple[list[Entry], WindowMark]:
+    log: WindowLog,
+    written: Written,
+    found: dict[str, Part],
+    entries: list[Entry],
+    contents: dict[tuple[str, int], object],
+) -> WindowMark:
     mark = written.windows
     new = log.news(mark, MOST_OPEN)
-    entries: list[Entry] = [
-        ("label", mark.labels + number, list(label)) for number, label in enumerate(new.labels)
-    ]
+    entries += [("label", mark.labels + number, list(label)) for number, label in enumerate(new.labels)]
     entries += [("thread", mark.threads + number, name) for number, name in enumerate(new.threads)]
     if new.columns[0]:
         found["windows"] = streams.windows_part(new.columns)
@@ -143,7 +130,7 @@ def _window_news(
         if name not in mark.units:
             entries.append(("unit", number, name))
     entries += _open_entry(new.still_open, written, contents)
-    return entries, new.mark
+    return new.mark
 
 
 def _open_entry(
@@ -159,32 +146,41 @@ def _open_entry(
 
 
 def _device_news(
-    devices: SessionDevices, state: Written, found: dict[str, Part], entries: list[Entry]
-) -> Written:
-    times = devices.news(state.spans, state.references)
+    devices: SessionDevices, written: Written, found: dict[str, Part], entries: list[Entry]
+) -> tuple[int, Mapping[int, int]]:
+    times = devices.news(written.spans, written.references)
     if len(times):
         found["spans"] = streams.spans_part(times)
     found.update(streams.references_parts(times))
-    references = dict(state.references)
+    references = dict(written.references)
     for number, uuid in times.uuids.items():
         if number not in references:
             entries.append(("device", number, uuid))
         references[number] = references.get(number, 0) + list(times.reference_devices).count(number)
-    return replace(state, spans=state.spans + len(times), references=references)
+    return written.spans + len(times), references
 
 
 def _process_news(
-    processes: ProcessReader,
-    state: Written,
+    processes: ProcessReader | None,
+    written: Written,
     found: dict[str, Part],
     entries: list[Entry],
     contents: dict[tuple[str, int], object],
-) -> Written:
-    rows: ProcessRows = processes.news(state.cpu, state.gpus)
+) -> tuple[int, Mapping[str, int]]:
+    if processes is None:
+        return written.cpu, written.gpus
+    rows: ProcessRows = processes.news(written.cpu, written.gpus)
     found.update({name: part for name, part in streams.process_parts(rows).items() if part.columns[0]})
     entry = streams.process_entry(rows)
-    if state.entries.get(("process", 0)) != entry:
+    if written.entries.get(("process", 0)) != entry:
         contents["process", 0] = entry
         entries.append(("process", 0, entry))
-    gpus = {name: state.gpus.get(name, 0) + len(uses.at_ns) for name, uses in rows.gpus.items()}
-    return replace(state, cpu=state.cpu + len(rows.at_ns), gpus=gpus)
+    gpus = {name: written.gpus.get(name, 0) + len(uses.at_ns) for name, uses in rows.gpus.items()}
+    return written.cpu + len(rows.at_ns), gpus
+
+
+def _event_news(events: Sequence[Event], written: Written, entries: list[Entry]) -> frozenset[Event]:
+    # New ones of one domain come before old ones of the next: their place does not tell what is new.
+    new = [event for event in dict.fromkeys(events) if event not in written.events]
+    entries += [("event", number, asdict(event)) for number, event in enumerate(new, len(written.events))]
+    return written.events.union(new) if new else written.events

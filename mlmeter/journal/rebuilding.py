@@ -14,7 +14,7 @@ from mlmeter.energy.cross_check import BothEnergies
 from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS, GpuRows, ProcessRows
 from mlmeter.foreign_files import place
 from mlmeter.journal import streams
-from mlmeter.journal.past import Restart
+from mlmeter.journal.past import CHAPTER, Restart
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
 from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
@@ -65,7 +65,7 @@ def rebuilt(entries: Entries, columns: Columns, restart: Restart) -> Recording:
     with place("windows, or an entry label, thread, unit or open"):
         windows = _of_present(_windows(entries, columns, closed, opened, run.end_ns), restart)
     with place("entry chapter"):
-        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, "chapter"))
+        chapters = tuple(Chapter.from_json(chapter) for chapter in _listed(entries, CHAPTER))
     with place("spans or references of devices"):
         device = _device(entries, columns)
     with place("entry process 0 or its rows"):
@@ -178,13 +178,8 @@ def _windows(
             values.append(count)
         # The last span of a window that was not interrupted just then has no end yet.
         pieces += [(window_id, start, end if end >= start else end_ns) for start, end in spans or ()]
-    in_order = sorted(_within(rows, end_ns))
-    ordered = list(zip(*in_order, strict=True)) if in_order else [()] * len(WINDOW_COLUMNS)
     return WindowRecords(
-        **{
-            name: array(typecode, values)
-            for (name, typecode), values in zip(WINDOW_COLUMNS.items(), ordered, strict=True)
-        },
+        **_window_columns(sorted(_within(rows, end_ns))),
         pieces=tuple((int(window_id), int(start), int(end)) for window_id, start, end in pieces),
         units=units,
         label_table=tuple(Label(*map(_text, label)) for label in _listed(entries, "label")),
@@ -199,13 +194,7 @@ def _of_present(windows: WindowRecords, restart: Restart) -> WindowRecords:
     rows = zip(*(getattr(windows, name) for name in WINDOW_COLUMNS), strict=True)
     found = {row[0]: row for row in rows if row[5] > restart.past_ns}
     kept = {**{row[0]: tuple(row) for row in restart.spared}, **found}
-    ordered = list(zip(*(kept[number] for number in sorted(kept)), strict=True))
-    columns: dict[str, Any] = {
-        name: array(typecode, values)
-        for (name, typecode), values in zip(
-            WINDOW_COLUMNS.items(), ordered or [()] * len(WINDOW_COLUMNS), strict=True
-        )
-    }
+    columns = _window_columns([kept[number] for number in sorted(kept)])
     units: dict[str, tuple[array[int], array[float]]] = {}
     for name in dict.fromkeys((*windows.units, *restart.units)):
         told = zip(*windows.units.get(name, ((), ())), strict=True)
@@ -214,6 +203,15 @@ def _of_present(windows: WindowRecords, restart: Restart) -> WindowRecords:
         units[name] = array("q", [number for number, _ in pairs]), array("d", [value for _, value in pairs])
     pieces = tuple(piece for piece in windows.pieces if piece[0] in found)
     return replace(windows, **columns, pieces=pieces, units=units)
+
+
+def _window_columns(rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return rows of windows as the columns of `WindowRecords`."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(WINDOW_COLUMNS)
+    return {
+        name: array(typecode, values)
+        for (name, typecode), values in zip(WINDOW_COLUMNS.items(), columns, strict=True)
+    }
 
 
 def _within(rows: list[tuple[int, ...]], end_ns: int) -> list[tuple[int, ...]]:

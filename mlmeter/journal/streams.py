@@ -6,8 +6,7 @@ Writing and reading stand next to each other here, so that they can be compared.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from operator import add, sub
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmeter.energy.counters import Rows
-    from mlmeter.energy.process_rows import GpuRows, ProcessRows
+    from mlmeter.energy.process_rows import ProcessRows
     from mlmeter.energy.row_columns import RowCopy
-    from mlmeter.recording import Run
 
     Column = array[Any]
 
@@ -141,18 +139,10 @@ def domain_entry(domain: Domain, rows: Rows) -> dict[str, Any]:
     }
 
 
-def run_entry(run: Run) -> dict[str, Any]:
-    """Return the facts about a run."""
-    return asdict(run)
-
-
 def process_entry(rows: ProcessRows) -> dict[str, Any]:
     """Return the names of the GPUs whose users are told, and why something could not be read."""
-    return {"reason": rows.reason, "gpus": _gpu_entries(rows.gpus)}
-
-
-def _gpu_entries(gpus: Mapping[str, GpuRows]) -> list[dict[str, Any]]:
-    return [{"domain": name, "reason": uses.reason} for name, uses in gpus.items()]
+    gpus = [{"domain": name, "reason": uses.reason} for name, uses in rows.gpus.items()]
+    return {"reason": rows.reason, "gpus": gpus}
 
 
 def open_entry(window: Closed) -> list[Any]:

@@ -6,25 +6,24 @@ import contextlib
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlmeter.errors import RunFileError
 from mlmeter.journal import streams
 from mlmeter.journal.encoding import Part
-from mlmeter.journal.file import JournalFile, complete
+from mlmeter.journal.file import Entry, JournalFile, complete
 from mlmeter.journal.guard import BUSY
 from mlmeter.journal.opening import LOGS, refuse_traps
+from mlmeter.journal.past import CHAPTER
 from mlmeter.whole_files import name_beside, put_in_place
 
 if TYPE_CHECKING:
     from mlmeter.recording import Recording
 
-Entry = tuple[str, int, Any]
-
 
 def last_entries(recording: Recording) -> list[Entry]:
     """Return the entries of a recording that hold no window's and no reading's numbers."""
-    entries: list[Entry] = [("run", 0, streams.run_entry(recording.run))]
+    entries: list[Entry] = [("run", 0, asdict(recording.run))]
     entries += [
         ("domain", number, streams.domain_entry(domain, rows))
         for number, (domain, rows) in enumerate(recording.domains)
@@ -116,7 +115,7 @@ def _name_entries(recording: Recording) -> list[Entry]:
 
 def _chapter_entries(recording: Recording) -> list[Entry]:
     """Return the sums of what is no longer in memory; a journal that was written live has all of it."""
-    return [("chapter", number, chapter.to_json()) for number, chapter in enumerate(recording.chapters)]
+    return [(CHAPTER, number, chapter.to_json()) for number, chapter in enumerate(recording.chapters)]
 
 
 def _parts(recording: Recording) -> dict[str, Part]:

@@ -10,7 +10,7 @@ from mlmeter.journal import JOURNAL
 from mlmeter.journal.reader import read_journal
 from mlmeter.journal.whole import mark_finished
 from mlmeter.recording import Recording
-from mlmeter.report.run_directory import MANIFEST, write_run_directory
+from mlmeter.report.run_directory import MANIFEST, run_directory_of, write_run_directory
 from mlmeter.report.runs_file import RUNS, append_run
 
 
@@ -26,9 +26,7 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
         RunFileError: the journal is missing, damaged, or still being written.
         OSError: a file cannot be written.
     """
-    directory = Path(path)
-    if directory.name in (MANIFEST, JOURNAL):
-        directory = directory.parent
+    directory = run_directory_of(Path(path))
     recording = read_journal(directory / JOURNAL)
     if not recording.run.finished:
         facts = {**recording.run.facts, "killed": True}
@@ -43,7 +41,7 @@ def recover_run(path: str | os.PathLike[str]) -> Recording:
 
 def unfinished_runs(path: Path) -> list[Path]:
     """Return the run directories below `path`, or `path` itself, that have a journal but no manifest."""
-    if (path / JOURNAL).exists() or path.name in (MANIFEST, JOURNAL):
+    if (path / JOURNAL).exists() or run_directory_of(path) != path:
         return [path]
     journals = sorted(path.glob(f"*/{JOURNAL}"))
     return [journal.parent for journal in journals if not (journal.parent / MANIFEST).exists()]

@@ -58,10 +58,12 @@ def read_run_directory(path: str | os.PathLike[str], *, everything: bool = False
     Raises:
         RunFileError: the journal is missing, damaged or of a newer version.
     """
-    directory = Path(path)
-    if directory.name in (MANIFEST, JOURNAL):
-        directory = directory.parent
-    return read_journal(directory / JOURNAL, everything=everything)
+    return read_journal(run_directory_of(Path(path)) / JOURNAL, everything=everything)
+
+
+def run_directory_of(path: Path) -> Path:
+    """Return the run directory of a manifest or a journal; any other path as it is."""
+    return path.parent if path.name in (MANIFEST, JOURNAL) else path
 
 
 def _manifest(recording: Recording) -> dict[str, Any]:

@@ -6,16 +6,15 @@ import html
 import textwrap
 from typing import Any
 
-import numpy as np
-
 from mlmeter.chapters.tables import build_table
 from mlmeter.chapters.whole import results
-from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
+from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, idle_powers
 from mlmeter.energy.process_share import PARTS
 from mlmeter.foreign_files import visible
 from mlmeter.frame.sources import unread_reason
 from mlmeter.measurement import COUNTED_KINDS, Provenance
 from mlmeter.recording import TOTAL, Recording
+from mlmeter.report.above_idle import above_idle_records
 from mlmeter.report.text import fitting_table, interval, number, percent, shorten, table
 from mlmeter.work import is_metric, singular
 
@@ -133,17 +132,10 @@ def _row(phase: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy above idle of phases and the session, where a baseline is known."""
-    if not idle_powers(recording):
-        return []
-    records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
-    dynamic = DynamicEnergy(recording, TOTAL, lambda _: np.array([recording.run.duration_seconds]))
-    for domain, _, energies in results(recording).by_domain(TOTAL):
-        columns = dynamic.columns(domain, energies)
-        session = {name: column[0] for name, column in columns.items()}
-        records.append({"phase": "session", "domain": domain, **session})
+    records = above_idle_records(recording, session="session")
     single = len(recording.domains) == 1
-    shown = [r for r in records if r["above_idle"] is not None and (r["domain"] == TOTAL) is not single]
-    some = [r for r in records if r["above_idle"] is not None and r["domain"] != TOTAL]
+    shown = [record for record in records if (record["domain"] == TOTAL) is not single]
+    parts = [record for record in records if record["domain"] != TOTAL]
     return [
         (
             shorten(record["phase"], 14),
@@ -152,7 +144,7 @@ def _above_idle_rows(recording: Recording) -> list[tuple[str, ...]]:
             number(record["dynamic_joules"]) if record["above_idle"] else NOT_DISTINGUISHABLE,
             interval(record["dynamic_low_joules"], record["dynamic_high_joules"]),
         )
-        for record in (shown or some)[-MOST_PHASES:]
+        for record in (shown or parts)[-MOST_PHASES:]
     ]
 
 

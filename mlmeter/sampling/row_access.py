@@ -108,7 +108,5 @@ class RowAccess:
 
 def _news(source: Source, position: int, mark: RowMark) -> RowNews:
     rows = source.rows[position]
-    columns = rows.columns
-    start, new = columns.news(mark)
     content = (*rows.content, source.period_seconds(position))
-    return RowNews(columns.since(start), max(0, mark.end - start), new, rows.last_ns, rows.readings, content)
+    return RowNews(*rows.columns.news(mark), rows.last_ns, rows.readings, content)

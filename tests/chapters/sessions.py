@@ -81,7 +81,7 @@ def metered(
     machine = Machine(clock, described, period_seconds)
     meter = fake_meter(machine, clock=clock, name="long", phase="other", **arguments)
     with meter:
-        chapters = meter.recorder.chapters
+        chapters = meter.recorder.collected.chapters
         assert chapters is not None
         chapters.limits = limits
         program(meter, machine)

@@ -109,7 +109,7 @@ def test_a_chapter_never_changes() -> None:
     later: list[Chapter] = []
 
     def program(meter: EnergyMeter, machine: Machine) -> None:
-        chapters = meter.recorder.chapters
+        chapters = meter.recorder.collected.chapters
         assert chapters is not None
         chapters.on_chapter = seen.append
         steps(1, 160, labelled)(meter, machine)
@@ -134,7 +134,7 @@ def test_adding_chapters_is_associative() -> None:
     seen: list[Chapter] = []
 
     def program(meter: EnergyMeter, machine: Machine) -> None:
-        chapters = meter.recorder.chapters
+        chapters = meter.recorder.collected.chapters
         assert chapters is not None
         chapters.on_chapter = seen.append
         steps(5, 230, labelled)(meter, machine)

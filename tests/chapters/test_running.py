@@ -28,7 +28,7 @@ def held_rows(meter: EnergyMeter) -> int:
 
 
 def all_rows(meter: EnergyMeter) -> int:
-    return sum(source.held_rows() for source in meter.recorder._sources)
+    return sum(source.held_rows() for source in meter.recorder.collected.sources)
 
 
 def step(meter: EnergyMeter, number: int) -> object:
@@ -92,8 +92,8 @@ def test_a_meter_inside_another_one_keeps_what_it_needs() -> None:
     backend = FakeBackend.with_power(clock, watts=100)
     long, short = fake_meter(backend, clock=clock), None
     with long:
-        assert long.recorder.chapters is not None
-        long.recorder.chapters.limits = Limits(rows=200, windows=100, context_seconds=1.0)
+        assert long.recorder.collected.chapters is not None
+        long.recorder.collected.chapters.limits = Limits(rows=200, windows=100, context_seconds=1.0)
         advance(long, 5.0)
         short = EnergyMeter(backends=[backend], sampler=long._sampler)
         with short:
@@ -113,7 +113,7 @@ def test_a_chapter_is_closed_on_a_thread_of_its_own() -> None:
     threads: list[str] = []
     done = threading.Event()
     with meter:
-        chapters = meter.recorder.chapters
+        chapters = meter.recorder.collected.chapters
         assert chapters is not None
         chapters.limits = Limits(rows=200, windows=100, context_seconds=1.0)
 
@@ -137,13 +137,13 @@ def test_what_cannot_be_added_up_is_an_event_and_stays() -> None:
     """The metered program goes on, and nothing is lost."""
 
     def program(meter: EnergyMeter, machine: Machine) -> None:
-        chapters = meter.recorder.chapters
+        chapters = meter.recorder.collected.chapters
         assert chapters is not None
 
-        def fail(_: object) -> None:
+        def fail(end_ns: int) -> None:
             raise MemoryError
 
-        chapters._recording_so_far = lambda: fail(None)  # type: ignore[assignment,return-value]
+        chapters._close_chapter = fail  # type: ignore[method-assign]
         steps(1, 120, step)(meter, machine)
 
     session = metered(program, SMALL).session
@@ -301,8 +301,8 @@ def test_bursts_and_shares_and_gauges_have_chapters() -> None:
         backend = FakeBackend(domains, [lambda ns: 90 * ns // 1000, 200], clock)
         meter = fake_meter(backend, clock=clock, scope="process")
         with meter:
-            assert meter.recorder.chapters is not None
-            meter.recorder.chapters.limits = limits
+            assert meter.recorder.collected.chapters is not None
+            meter.recorder.collected.chapters.limits = limits
             for _ in range(150):
                 with meter.inference("call"):
                     clock.advance(0.1)

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ import mlmeter
 from mlmeter.errors import MLMeterError, RunFileError
 from mlmeter.journal import encoding, opening
 from mlmeter.journal.whole import write_whole
+from tests.documents import places, replaced
 from tests.fuzz.journals import JOURNAL, Content, packed, read_all, write_run
 
 # What values of other kinds and sizes do to code that expects none of them.
@@ -54,21 +54,6 @@ def copied(good: Path, work: Path) -> Path:
     for item in work.iterdir():
         item.unlink()
     return Path(shutil.copy(good / JOURNAL, work / JOURNAL))
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return where something stands in a document."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return the document with something else at one place."""
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
 
 
 def test_good_run_is_read(good: Path) -> None:

@@ -141,6 +141,8 @@ def test_the_commands_use_them(session: Session, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", run, "--price", "1USD"])
     assert result.exit_code == 2
     assert "go with --html" in result.stderr
+    result = CliRunner().invoke(main, ["report", run, "--html", str(page), "--grid", "Frnce"])
+    assert (result.exit_code, 'did you mean France ("FR")' in result.stderr) == (2, True)
 
 
 def test_a_metered_program_keeps_them(tmp_path: Path) -> None:

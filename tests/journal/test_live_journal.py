@@ -6,25 +6,30 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mlmeter
 from mlmeter import EnergyMeter
+from mlmeter.clock import MonotonicClock
 from mlmeter.energy.counters import Remark
 from mlmeter.errors import RunFileError
 from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.journal.file import JournalFile
 from mlmeter.measurement import Failure, Reading
 from mlmeter.recording import TABLES
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.session import Session
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
+from tests.runtime.waiting import LONG_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -138,8 +143,8 @@ def test_journal_of_an_ended_session_is_the_session(
         assert mlmeter.load(whole).records(name) == meter.session.records(name), name
 
 
-def test_journal_is_written_by_the_sampler(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
-    """Nothing is on the disk before its first tick, and windows do not write."""
+def test_windows_do_not_write(meter: EnergyMeter, clock: FakeClock, tmp_path: Path) -> None:
+    """Nothing is on the disk before it is due, and the program's threads put nothing there."""
     with meter:
         assert not (tmp_path / "runs").exists()
         advance(meter, 1)
@@ -149,6 +154,33 @@ def test_journal_is_written_by_the_sampler(meter: EnergyMeter, clock: FakeClock,
             with meter.window("step"):
                 pass
         assert sum(path.stat().st_size for path in journal.parent.iterdir()) == size
+
+
+def test_disk_that_hangs_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters are read meanwhile; at the end the program waits a limited time."""
+    hangs, comes_back = threading.Event(), threading.Event()
+    write = live_journal.JournalFile.write
+
+    def slow(*args: Any, **options: Any) -> None:
+        if threading.current_thread().name == "mlmeter-journal":
+            hangs.set()
+            assert comes_back.wait(LONG_SECONDS)
+        write(*args, **options)
+
+    monkeypatch.setattr(live_journal.JournalFile, "write", slow)
+    monkeypatch.setattr(live_journal, "LONGEST_WAIT_SECONDS", 0.05)
+    backend = FakeBackend.with_power(MonotonicClock(), watts=100)
+    meter = EnergyMeter(backends=[backend], sampler=Sampler(), period_seconds=0.01, output_dir=tmp_path)
+    with meter:
+        assert hangs.wait(LONG_SECONDS)
+        reads = meter.session.recording.domains[0][1].readings
+        wait_until(lambda: meter.session.recording.domains[0][1].readings > reads + 5)
+        with meter.window("meanwhile"):
+            pass
+    assert meter.session.finished
+    assert "meanwhile" in {row["name"] for row in meter.session.records("windows")}
+    comes_back.set()
+    wait_until(lambda: not any(thread.name == "mlmeter-journal" for thread in threading.enumerate()))
 
 
 def test_removed_directory_is_told_and_made_again(
@@ -209,7 +241,7 @@ def test_rows_that_are_taken_back_are_replaced(clock: FakeClock, tmp_path: Path)
     with meter:
         advance(meter, 12)
         live = meter.session.recording.domains[0][1]
-        assert meter._live._sources[0].rows[0].columns.revised
+        assert meter._live.collected.sources[0].rows[0].columns.revised
         session = mlmeter.load(killed(meter, tmp_path))
     rows = session.recording.domains[0][1]
     size = len(rows.counts)
@@ -307,7 +339,7 @@ def test_events_of_the_session_and_of_domains_survive_a_kill(
 ) -> None:
     """Each once, in order of time, whichever came first."""
     with meter:
-        (rows,) = meter._live._sources[0].rows
+        (rows,) = meter._live.collected.sources[0].rows
         for number in range(3):
             rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
             advance(meter, 1)
@@ -325,7 +357,7 @@ def test_events_of_several_domains_survive_a_kill(clock: FakeClock, tmp_path: Pa
     meter = fake_meter(backend, clock=clock, output_dir=tmp_path / "runs")
     with meter:
         for number in range(6):
-            rows = meter._live._sources[0].rows[(2, 0, 1)[number % 3]]
+            rows = meter._live.collected.sources[0].rows[(2, 0, 1)[number % 3]]
             rows.remarks.append(Remark(clock.now_ns(), "gap", f"gap {number}"))
             advance(meter, 1)
         session = mlmeter.load(killed(meter, tmp_path))

@@ -22,6 +22,7 @@ from mlmeter.report.csv_tables import cell, write_table
 from mlmeter.report.idle_table import baseline_text
 from mlmeter.report.text import record_lines, table
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter
+from tests.documents import places, replaced
 
 # Clears the screen; sets the title of the window; writes from right to left; a line of its own.
 STEERING = "\x1b[2J\x1b]0;title\x07\u202egnp.exe\u2028x\r\ny\x9b31m\ud800"
@@ -220,21 +221,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return where something stands in a document."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return the document with something else at one place."""
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
 
 
 HERE = baselines.Machine.of_root()

@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from mlmeter.errors import NothingMeteredWarning
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
-
-LONG_SECONDS = 60
+from tests.runtime.waiting import LONG_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -287,22 +286,6 @@ class Hanging(Ticking):
             self.released.wait(LONG_SECONDS)
             self.came_back.set()
         return super().read()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do."""
-    deadline = time.monotonic() + LONG_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def sampler() -> Iterator[Sampler]:
-    before = threading.active_count()
-    sampler = Sampler(read_limit_seconds=0.05)
-    yield sampler
-    wait_until(lambda: threading.active_count() <= before)
 
 
 @pytest.mark.parametrize("blocking", [False, True], ids=["on the sampler's thread", "on its own thread"])

@@ -16,8 +16,7 @@ from mlmeter.sampling import sources
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 from tests.runtime.fake_processes import OWN_PID, FakeGpus, FakeTimes
-
-LONG_SECONDS = 60
+from tests.runtime.waiting import LONG_SECONDS
 
 
 @pytest.fixture
@@ -275,7 +274,7 @@ def test_interrupt_while_a_session_begins_leaves_nothing_behind(
 ) -> None:
     """The sampler reads nothing for a session that never was."""
     meter = fake_meter(good(clock), clock=clock)
-    monkeypatch.setattr(type(meter.recorder), "_note_states", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(type(meter.recorder.collected), "note_states", raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         meter.start()
     assert not meter.running

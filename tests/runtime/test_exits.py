@@ -25,15 +25,21 @@ from mlmeter.clock import MonotonicClock
 from mlmeter.journal import live_journal
 from mlmeter.testing import FakeBackend
 
-live_journal.PERIOD_NS = 1
+live_journal.PERIOD_NS = 1_000_000
+# A shell lets programs in the background ignore it, and the tests may be one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def hooks():
     numbers = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
     return [signal.getsignal(number) for number in numbers], sys.excepthook, threading.excepthook
 
 def wait_for_journal():
-    # Two writings later, what is open or closed now is in one of them.
+    # An open window is in a journal if something was read after its start; and two writings later,
+    # what is open or closed now is in one of them.
     live = running().recorder
+    ticks = live._sampler.cost().ticks
+    while live._sampler.cost().ticks < ticks + 2:
+        threading.Event().wait(0.01)
     for _ in range(2):
         before = live._journal._written
         while live._journal._written is before:
@@ -316,24 +322,27 @@ with meter() as meter, meter.training("step"):
 
 
 @pytest.mark.parametrize(
-    "step", ["_end", "_report_finished", "_note_states", "_recording"], ids=lambda step: step.strip("_")
+    "step",
+    ["LiveSession._end", "LiveSession._report_finished", "Collected.note_states", "Collected.recording"],
+    ids=lambda step: step.partition(".")[2].strip("_"),
 )
 def test_ctrl_c_while_the_session_ends(tmp_path: Path, step: str) -> None:
     """What Ctrl-C interrupts in `stop` is done at exit: nothing is lost, nothing twice."""
     text = (
         SETUP
         + f"""
+from mlmeter.collected import Collected
 from mlmeter.live import LiveSession
-whole = LiveSession.{step}
+whole = {step}
 
 def interrupted(self, *arguments, **more):
-    LiveSession.{step} = whole
+    {step} = whole
     signal.raise_signal(signal.SIGINT)
 
 meter = meter().start()
 with meter.training("step"):
     pass
-LiveSession.{step} = interrupted
+{step} = interrupted
 meter.stop()
 """
     )

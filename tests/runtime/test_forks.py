@@ -311,10 +311,10 @@ JOURNALLED = """
 import gc
 from mlmeter.journal import live_journal
 
-live_journal.PERIOD_NS = 1
+live_journal.PERIOD_NS = 1_000_000
 
 def acknowledged(count):
-    while meter.recorder._journal._written.windows.windows < count:
+    while meter.recorder._journal.windows < count:
         threading.Event().wait(0.01)
 
 def use_and_leave():
@@ -356,7 +356,7 @@ def test_a_child_leaves_the_journal_of_its_parent_alone(tmp_path: Path) -> None:
 IN_SQLITE = """
 from mlmeter.journal import live_journal
 
-live_journal.PERIOD_NS = 1
+live_journal.PERIOD_NS = 1_000_000
 live_journal.LONGEST_WAIT_AT_FORK_SECONDS = 60
 write = live_journal.JournalFile.write
 inside = threading.Event()

@@ -113,6 +113,11 @@ def truths(meter: EnergyMeter, tree: LivePowercapTree, calm: list[bool]) -> list
     ]
 
 
+def unrefreshed_joules(tree: LivePowercapTree) -> float:
+    """Return what the counters can have missed at one instant because the machine refreshed them late."""
+    return 215 * max(0.0, tree.largest_update_gap_seconds - 0.0012)
+
+
 def test_every_window_is_within_two_percent(run: Run) -> None:
     """0.1 s windows are right to 2 %, also at 10 W just after 210 W."""
     errors = [abs(window.energy / window.true - 1) for window in run[2] if window.calm]
@@ -130,19 +135,23 @@ def test_phase_sums_are_within_half_a_percent(run: Run) -> None:
 
 
 def test_the_session_is_right_through_ten_wraps(run: Run) -> None:
-    """Package and DRAM are right to 0.2 % although the package's counter wrapped at least ten times."""
+    """Package and DRAM are right to 0.2 % although the package's counter wrapped at least ten times.
+
+    But for what the machine left unrefreshed when the session began or ended.
+    """
     meter, tree, _ = run
     record = meter.session.recording.run
     package, dram = (tree.true_joules(record.start_ns, record.end_ns, zone) for zone in (PACKAGE, "dram-0"))
     assert package / (MODULUS_MICROJOULES * 1e-6) >= 10
-    assert meter.session.total("cpu").energy_joules == pytest.approx(package, rel=0.002)
-    assert meter.session.total().energy_joules == pytest.approx(package + dram, rel=0.002)
+    slack_joules = unrefreshed_joules(tree)
+    for total, true in ((meter.session.total("cpu"), package), (meter.session.total(), package + dram)):
+        assert total.energy_joules == pytest.approx(true, abs=0.002 * true + slack_joules)
     assert meter.session.domains()["resets"].sum() == 0
 
 
 def test_interval_holds_the_truth(run: Run) -> None:
     """The hard bounds of every window hold unless the machine itself delayed the counters."""
     _, tree, windows = run
-    slack_joules = 210 * max(0.0, tree.largest_update_gap_seconds - 0.0012)
+    slack_joules = unrefreshed_joules(tree)
     for window in windows:
         assert window.low - slack_joules <= window.true <= window.high + slack_joules

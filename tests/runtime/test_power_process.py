@@ -293,7 +293,7 @@ from mlmeter import EnergyMeter
 thread = EnergyMeter(backends=["fake_gauge"], power_sampling="thread")
 process = EnergyMeter(backends=["fake_gauge"], power_sampling="process")
 with thread, process:
-    pid = process._live._sources[0].backend.process_id
+    pid = process._live.collected.sources[0].backend.process_id
     seen = set()
     while pid not in seen:
         time.sleep(0.01)
@@ -335,7 +335,7 @@ import os, signal
 from mlmeter import EnergyMeter
 
 meter = EnergyMeter(backends=["fake_gauge"], power_sampling="process").start()
-print(meter._live._sources[0].backend.process_id, flush=True)
+print(meter._live.collected.sources[0].backend.process_id, flush=True)
 {ending}
 """)
     root = str(Path(__file__).parents[2])

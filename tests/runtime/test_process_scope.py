@@ -316,7 +316,7 @@ def test_readings_pass_while_a_driver_hangs(clock: FakeClock, times: FakeTimes) 
     meter = process_meter(clock, times, backend)
     with meter:
         advance(meter, 1)
-        reader = meter.recorder._processes
+        reader = meter.recorder.collected.processes
         assert reader is not None
         with reader._lock:
             reads = times.reads

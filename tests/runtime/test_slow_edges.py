@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -17,8 +17,8 @@ from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import Source
 from mlmeter.testing import FakeBackend, FakeClock, fake_domain, fake_meter
+from tests.runtime.waiting import LONG_SECONDS, wait_until
 
-LONG_SECONDS = 60
 CHEAP_SECONDS = 10e-6
 
 
@@ -364,22 +364,6 @@ class Hanging(FakeBackend):
         return [Reading(0, begin_ns // 100, begin_ns, time.perf_counter_ns())]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads are about to do."""
-    deadline = time.monotonic() + LONG_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def sampler() -> Iterator[Sampler]:
-    before = threading.active_count()
-    sampler = Sampler(read_limit_seconds=0.1)
-    yield sampler
-    wait_until(lambda: threading.active_count() <= before)
-
-
 def test_windows_leave_a_source_alone_that_the_sampler_waits_for(sampler: Sampler) -> None:
     """After 10 ms, as long as a thread may wait for the interpreter, not only once it is known to hang."""
     backend = Hanging()
@@ -387,7 +371,7 @@ def test_windows_leave_a_source_alone_that_the_sampler_waits_for(sampler: Sample
         wait_until(lambda: len(backend.threads) > 100)
         backend.hang.set()
         assert backend.hangs.wait(LONG_SECONDS)
-        reads, source = len(backend.threads), meter.recorder._sources[0]
+        reads, source = len(backend.threads), meter.recorder.collected.sources[0]
         wait_until(lambda: time.perf_counter_ns() - source.reading_ns > LONGEST_WANT_NS)
         for _ in range(1000):
             with meter.window("step"):
@@ -412,7 +396,7 @@ def test_window_that_hangs_delays_no_other(sampler: Sampler) -> None:
                 caught.set()
 
     with EnergyMeter(backends=[backend, other], sampler=sampler, period_seconds=0.01) as meter:
-        wait_until(lambda: meter.recorder._sources[0].edge_permit.open)
+        wait_until(lambda: meter.recorder.collected.sources[0].edge_permit.open)
         worker = threading.Thread(target=step, name="worker")
         worker.start()
         assert backend.hangs.wait(LONG_SECONDS)

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mlmeter.report.impact_quantities import IMPACT_QUANTITIES
 from mlmeter.report.page.cells import Cell, Name, PageTable, Plain, Value
 from mlmeter.report.page.quantities import ABSENT, UNRESOLVED, Quantity, known
 from mlmeter.report.text import interval, number
-
-WORDS = {
-    "facility_energy": "energy with PUE",
-    "operational_without_pue": "emissions without PUE",
-    "operational": "emissions of electricity",
-    "embodied": "emissions of manufacture",
-    "carbon": "emissions, all of these",
-    "cost_without_pue": "cost without PUE",
-    "cost": "cost of electricity",
-}
 
 
 class ImpactOfSession(Protocol):
@@ -50,7 +41,7 @@ def impact_table(impact: ImpactOfSession | None) -> PageTable | None:
     shown = [record for record in whole if record["quantity"] != "carbon" or "embodied" in names]
     rows: list[list[Cell]] = [
         [
-            Name(WORDS.get(record["quantity"], str(record["quantity"]).replace("_", " "))),
+            Name(_name_of(str(record["quantity"]))),
             Value(_quantity(record)),
             Plain(record["factors"] or ABSENT),
         ]
@@ -66,6 +57,10 @@ def impact_table(impact: ImpactOfSession | None) -> PageTable | None:
         header=("quantity", "value", "factors: place, year, source"),
         rows=rows,
     )
+
+
+def _name_of(quantity: str) -> str:
+    return IMPACT_QUANTITIES.get(quantity, quantity.replace("_", " "))
 
 
 def equivalences_table(impact: ImpactOfSession | None) -> PageTable | None:

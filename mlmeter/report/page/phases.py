@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from mlmeter.chapters.tables import build_table
 from mlmeter.chapters.whole import results
-from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE, DynamicEnergy, idle_powers
+from mlmeter.dynamic_energy import NOT_DISTINGUISHABLE
 from mlmeter.energy.process_share import PARTS
 from mlmeter.recording import TOTAL, Recording
+from mlmeter.report.above_idle import above_idle_records
 from mlmeter.report.page.cells import Bar, Cell, Name, PageTable, Plain, Value, Worth
 from mlmeter.report.page.quantities import (
     ABSENT,
@@ -174,17 +173,9 @@ def windows_table(recording: Recording) -> PageTable | None:
 
 def above_idle_table(recording: Recording) -> PageTable | None:
     """Return energy above idle by phase; None without a baseline that has the domains."""
-    if not idle_powers(recording):
-        return None
     headline = headline_domain(recording)
-    records = [r for r in build_table(recording, "phases").records() if r["duration_seconds"] > 0]
-    dynamic = DynamicEnergy(recording, TOTAL, lambda _: np.array([recording.run.duration_seconds]))
-    for domain, _, energies in results(recording).by_domain(TOTAL):
-        columns = dynamic.columns(domain, energies)
-        session = {name: column[0] for name, column in columns.items()}
-        records.append({"phase": "whole session", "domain": domain, **session})
-    told = [record for record in records if record["above_idle"] is not None]
-    shown = [record for record in told if record["domain"] == headline] or told
+    records = above_idle_records(recording, session="whole session")
+    shown = [record for record in records if record["domain"] == headline] or records
     if not shown:
         return None
     joules = Scale.of(largest(record["dynamic_high_joules"] for record in shown), "J")
