@@ -12,7 +12,7 @@ from mlmeter.analysis.blocks import Pairs, Plan, make_pairs
 from mlmeter.analysis.compare import Comparison, compare
 from mlmeter.analysis.gate import key_of
 from mlmeter.analysis.run_figures import RunFigures, run_figures
-from mlmeter.errors import MLMeterError
+from mlmeter.errors import ArgumentError, MLMeterError
 from mlmeter.report.run_directory import MANIFEST
 from mlmeter.session import load
 
@@ -42,7 +42,7 @@ def bench(
     quality: str | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Bench:
-    """Run two commands until their difference is settled, or the limit is reached.
+    """Run two commands until their difference is settled, or a limit of pairs or of time is reached.
 
     Args:
         commands: program and arguments, twice.
@@ -55,14 +55,20 @@ def bench(
 
     Raises:
         BenchError: a command fails, or a run is too short for the sensor.
-        ArgumentError: the commands count no such unit.
+        ArgumentError: the commands count no such unit, or have no such metric.
     """
 
     def make(side: int, pair: int) -> RunFigures:
         if side == 0 or pair < 0:
             progress(f"pair {pair + 1}" if pair >= 0 else "warm-up")
         folder = directory / (SIDES[side] if pair >= 0 else WARM_UP)
-        return metered(commands[side], folder, run_options)
+        run = metered(commands[side], folder, run_options)
+        # What will not do is told by the first run, not after hours.
+        joules(run)
+        if quality is not None and quality not in run.metrics:
+            there = ", ".join(sorted(run.metrics)) or "none"
+            raise ArgumentError(f"quality={quality!r}: not a metric of run {run.session}; these are: {there}")
+        return run
 
     def joules(run: RunFigures) -> float:
         figure = run.energies[key_of([run], None, unit)]

@@ -17,13 +17,17 @@ from mlmeter.errors import ArgumentError, BudgetWarning, NothingMeteredWarning
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
 from mlmeter.measurement import COUNTED_KINDS, Energy
-from mlmeter.meter import active_recorder
+from mlmeter.meter import active_meter, active_recorder
 from mlmeter.report.text import number
 from mlmeter.units import NANOSECONDS_PER_SECOND
 
 Item = TypeVar("Item")
 
 WARN, STOP = "warn", "stop"
+_SOURCES = {
+    "grams_co2e": "factors= or a meter that have it, as EnergyMeter(grid=...) with a place has",
+    "money": "factors= or a meter that have it, as EnergyMeter(price=...) has",
+}
 # To look at the energy of a long session takes a while: at most this share of the time goes there.
 MOST_SHARE = 0.01
 # A session that has just begun has no energy yet.
@@ -44,6 +48,8 @@ class _Spent:
     def __init__(self, meter: Metering | None, kind: str | None, check_seconds: float) -> None:
         if kind is not None and kind not in COUNTED_KINDS:
             raise ArgumentError(f"kind={kind!r}: expected one of {', '.join(COUNTED_KINDS)}, or None")
+        if meter is not None and not hasattr(meter, "recorder"):
+            raise ArgumentError(f"meter={meter!r}: expected an EnergyMeter, or None")
         self._meter, self._kind = meter, kind
         self._recorder: LiveSession | None = None
         self._period_ns = round(check_seconds * NANOSECONDS_PER_SECOND)
@@ -87,10 +93,12 @@ class EnergyBudget:
         grams_co2e: limit of carbon dioxide equivalents; needs grams per joule.
         money: limit of cost; needs money per joule, in the same currency.
         grams_per_joule, money_per_joule: factors, everything that is to be in them included.
-        factors: an object with attributes of these two names, in place of numbers.
+        factors: an object with attributes of these two names, in place of numbers; None for those of the
+            meter that counts, if it was made with ``grid=`` or ``price=``.
         on_exceed: ``"warn"``: a `BudgetWarning`, once; ``"stop"``: `limit` ends its loop, too; or a function
             that is called once with the budget. What it raises reaches the loop.
-        meter: whose energy counts; None for the meter that is active where the budget is first looked at.
+        meter: whose energy counts; None for the meter that is active where the budget is first looked at, or
+            is made if its factors are needed.
         kind: ``"cpu"``, ``"dram"`` or ``"gpu"``; None for all of them.
         check_seconds: least time between two looks at the energy.
 
@@ -125,21 +133,18 @@ class EnergyBudget:
             raise ArgumentError(
                 f'on_exceed={on_exceed!r}: expected "warn", "stop" or a function of one budget'
             )
-        limits: list[tuple[float, str]] = []
-        if joules is not None:
-            limits.append((_positive("joules", joules), f"{number(joules)} J"))
-        for name, given, factor_name, factor in (
+        converted = (
             ("grams_co2e", grams_co2e, "grams_per_joule", grams_per_joule),
             ("money", money, "money_per_joule", money_per_joule),
-        ):
+        )
+        if factors is None and any(given is not None and factor is None for _, given, _, factor in converted):
+            # The meter whose factors they are must be the one whose energy counts.
+            meter = active_meter() if meter is None else meter
+            factors = getattr(meter, "factors", None)
+        limits = [] if joules is None else [(_positive("joules", joules), f"{number(joules)} J")]
+        for name, given, factor_name, factor in converted:
             if given is not None:
-                per_joule = factor if factor is not None else getattr(factors, factor_name, None)
-                if per_joule is None:
-                    raise ArgumentError(
-                        f"{name}={given!r} needs {factor_name}=..., or factors=... that have it"
-                    )
-                text = f"{name} {number(_positive(name, given))}"
-                limits.append((given / _positive(factor_name, per_joule), text))
+                limits.append(_converted(name, given, factor_name, factor, factors))
         if not limits:
             raise ArgumentError("a budget needs a limit: joules=, grams_co2e= or money=")
         self.limit_joules, self.limit_text = min(limits)
@@ -285,6 +290,18 @@ class EnergyEarlyStopping:
             self._below += 1
             self.stopped = self.stopped or self._below >= self._patience
         return self.stopped
+
+
+def _converted(
+    name: str, limit: float, factor_name: str, factor: float | None, factors: object
+) -> tuple[float, str]:
+    """Return a limit of grams or money in joules, and as a text."""
+    per_joule = getattr(factors, factor_name, None) if factor is None else factor
+    if per_joule is None:
+        raise ArgumentError(f"{name}={limit!r} needs {factor_name}=..., or {_SOURCES[name]}")
+    currency = getattr(factors, "currency", None) if name == "money" and factor is None else None
+    text = f"{name} {number(_positive(name, limit))}{f' {currency}' if currency else ''}"
+    return limit / _positive(factor_name, per_joule), text
 
 
 def _positive(name: str, value: Any) -> float:

@@ -23,6 +23,7 @@ import click
 from mlmeter import __version__
 from mlmeter.commands.bench import bench
 from mlmeter.commands.compare import compare
+from mlmeter.commands.electricity import electricity_options, number_or_text
 from mlmeter.commands.impact import impact
 from mlmeter.commands.options import json_option
 from mlmeter.commands.report import report
@@ -95,6 +96,7 @@ def demo(
     show_default=True,
     help="Energy of the whole machine, or of the program and its children.",
 )
+@electricity_options
 @click.option("--quiet", is_flag=True, help="Print no summary.")
 @require_measured_option
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -104,6 +106,9 @@ def run(
     phase: str,
     backends: str | None,
     scope: str,
+    grid: str | None,
+    pue: str | None,
+    price: str | None,
     program: tuple[str, ...],
     *,
     quiet: bool,
@@ -124,7 +129,7 @@ def run(
         reason, code = missing
         click.echo(f"mlmeter run: {reason}", err=True)
         sys.exit(code)
-    if target.other_python:
+    if target.other_python and not quiet:
         text = f"{program[0]} is not the Python of mlmeter ({sys.executable}): metered from outside"
         click.echo(f"mlmeter run: {text}", err=True)
     try:
@@ -134,6 +139,9 @@ def run(
             backends=backends.split(",") if backends else None,
             scope=scope,
             output_dir=output_dir,
+            grid=number_or_text(grid),
+            pue=number_or_text(pue),
+            price=price,
         )
     except MLMeterError as error:
         raise click.UsageError(str(error)) from error

@@ -33,12 +33,14 @@ from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
 from mlmeter.process_end import at_exit, at_exit_of_worker
+from mlmeter.recording import ELECTRICITY
 from mlmeter.sampling.power_process import THREAD
 from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
 from mlmeter.windows import Window
 
 if TYPE_CHECKING:
+    from mlmeter.impact import Factor, ImpactFactors
     from mlmeter.measurement import Energy
     from mlmeter.recorder import Recorder
 
@@ -157,6 +159,13 @@ class EnergyMeter(WindowMethods):
             thread. ``"process"``: a process of its own (Linux), which no extension that holds
             the interpreter's lock keeps from reading; for backends given by name.
         output_dir: where the run directory is made at the end; None to write nothing.
+        grid: where the electricity comes from: a country (``"DE"``), a state of the US (``"US-CA"``), a
+            cloud region (``"aws:eu-west-1"``), grams of CO2e per kWh, or a `Factor`. Kept with the run, and
+            used by `Session.impact`, reports and budgets where nothing else is named there; None is no
+            place, and nobody guesses one.
+        pue: energy of the data centre / energy of its computers: a number from 1, or an id of the shipped
+            table such as ``"world"``.
+        price: of a kWh: ``"0.30 EUR"``, or a place of the shipped table such as ``"DE"``; or a `Factor`.
         on_window: called with each finished `Window` on the sampler's thread, when the
             counters have shown its end.
         sync: how windows are delimited on a GPU, which works later than Python runs. None:
@@ -170,6 +179,7 @@ class EnergyMeter(WindowMethods):
             None for none. One that does not fit the machine is not used, and an event says so.
 
     Attributes:
+        factors: what `grid`, `pue` and `price` name, as `mlmeter.impact.ImpactFactors`; None without any.
         run_directory: where the last run was written; None if nowhere.
         write_error: why it, or its row in ``runs.csv``, could not be written; None if both were, or were
             not to be.
@@ -196,6 +206,9 @@ class EnergyMeter(WindowMethods):
         period_seconds: float | None = None,
         power_sampling: str = THREAD,
         output_dir: str | os.PathLike[str] | None = None,
+        grid: str | float | Factor | None = None,
+        pue: float | str | None = None,
+        price: str | Factor | None = None,
         on_window: Callable[[Window], object] | None = None,
         sync: Callable[[], object] | str | None = None,
         baseline: str | os.PathLike[str] | Mapping[str, Any] | None = baselines.AUTO,
@@ -215,6 +228,7 @@ class EnergyMeter(WindowMethods):
         self._on_window = on_window
         self._sync = checked_sync(sync)
         self._baseline = baselines.checked(baseline)
+        self.factors, self._electricity = _checked_factors(grid, pue, price)
         self._sampler = sampler
         self._token: Token[EnergyMeter | None] | None = None
         self._lock = threading.RLock()
@@ -319,6 +333,7 @@ class EnergyMeter(WindowMethods):
             "scope": self._scope,
             "period_seconds": self._period_seconds,
             "power_sampling": self._power_sampling,
+            **self._electricity,
         }
         return LiveSession(
             self.name,
@@ -374,19 +389,27 @@ class EnergyMeter(WindowMethods):
         return f"<EnergyMeter {self.name!r}, {state}>"
 
 
+def _checked_factors(grid: object, pue: object, price: object) -> tuple[ImpactFactors | None, dict[str, Any]]:
+    """Return factors, and the facts that keep them with the run; tables are read if one is named.
+
+    Raises:
+        ArgumentError: a place is not known, or a factor is negative or absurd.
+    """
+    if grid is None and pue is None and price is None:
+        return None, {}
+    from mlmeter.impact.of_meter import meter_factors
+
+    named = meter_factors(grid, pue, price)
+    return named.factors, {ELECTRICITY: named.facts()}
+
+
 class _ActiveMeter(WindowMethods):
     """Opens windows on the meter that is active where and when they open."""
 
     @property
     def recorder(self) -> LiveSession:
         """The innermost meter of this context, else the last started one, else the default one."""
-        meter = _active.get()
-        if meter is None or not meter.running:
-            # A thread of a pool does not inherit the context of the block that uses it.
-            # Another one may be stopped at any moment.
-            last = _running[-1:]
-            meter = last[0] if last else default_meter()
-        return meter.recorder
+        return (active_meter() or default_meter()).recorder
 
 
 def default_meter() -> EnergyMeter:
@@ -434,6 +457,17 @@ def _stop_all() -> None:
 
 
 at_exit(_stop_all)
+
+
+def active_meter() -> EnergyMeter | None:
+    """Return the innermost running meter of this context, else the last started one, else None."""
+    meter = _active.get()
+    if meter is not None and meter.running:
+        return meter
+    # A thread of a pool does not inherit the context of the block that uses it.
+    # Another one may be stopped at any moment.
+    last = _running[-1:]
+    return last[0] if last else None
 
 
 def active_recorder() -> LiveSession:

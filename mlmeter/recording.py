@@ -39,6 +39,8 @@ MANY_WINDOWS = 100_000
 TOTAL = "total"
 # In place of a setting: as the session was metered.
 AS_METERED = "as-metered"
+# Name of the fact about a run that holds the grid, PUE and price named at the meter.
+ELECTRICITY = "electricity"
 TABLES = ("phases", "windows", "window_names", "bursts", "domains", "shares", "samples", "events")
 
 

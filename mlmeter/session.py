@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import KINDS, Energy
-from mlmeter.recording import AS_METERED, SESSION_ROW, TABLES, TOTAL, Recording
+from mlmeter.recording import AS_METERED, ELECTRICITY, SESSION_ROW, TABLES, TOTAL, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,13 +152,15 @@ class Session:
     ) -> Impact:
         """Return emissions, money and water of the session, every factor with year and source.
 
+        Grid, PUE and price that were named at the meter hold where they are not named here.
+
         Args:
             grid: where the electricity came from: a country (``"DE"``), a state of the US (``"US-CA"``), a
                 cloud region (``"aws:eu-west-1"``), or grams of CO2e per kWh; a `Factor` with a source of
                 your own; an `IntensitySeries` or a provider for intensity over time. The place is never
-                guessed: without one emissions are a range over the world's grids.
+                guessed: without one, here or at the meter, emissions are a range over the world's grids.
             pue: energy of the data centre / energy of its computers: a number from 1, or an id of the
-                shipped table such as ``"world"``; None leaves cooling and losses out.
+                shipped table such as ``"world"``; without one cooling and losses are left out.
             price: of a kWh: ``"0.30 EUR"``, or a place of the shipped table such as ``"DE"``.
             embodied: hardware that the program had to itself: kilograms of CO2e of its manufacture, pieces
                 such as ``{"gpu_h100_sxm": 8}``, or an `Embodied` with lifetime and share.
@@ -225,17 +227,20 @@ class Session:
             session only sums are in memory: `load` with ``everything=True`` tells it.
 
         Raises:
-            ArgumentError: no window has the metric.
+            ArgumentError: no window has the metric, or the target is no number.
         """
         from mlmeter.analysis.target import energy_to
 
         return energy_to(self, metric, target, falling=falling)
 
     def summary(self) -> str:
-        """Return the table of phases and domains with intervals, provenance and warnings."""
+        """Return the table of phases and domains with intervals, provenance and warnings.
+
+        With emissions and cost where the meter was told a grid, a PUE or a price.
+        """
         from mlmeter.report.summary import summary_text
 
-        return summary_text(self._recording)
+        return summary_text(self._recording, self._impact_text())
 
     def to_csv(self, path: str | os.PathLike[str] | IO[str], table: str = "phases") -> None:
         """Write one table as CSV; an absent number is an empty cell.
@@ -281,14 +286,22 @@ class Session:
 
         Args:
             path: file to write, replaced only when the new one is complete.
-            impact: what the energy means, to be shown with its factors; without it there is no such section.
+            impact: what the energy means, to be shown with its factors; None for that of the grid, PUE and
+                price named at the meter. Where none was, there is no such section.
 
         Raises:
+            ArgumentError: `impact` is something else.
             OSError: the file cannot be written.
         """
         from mlmeter.report.page.document import page_html
         from mlmeter.whole_files import writing
 
+        if impact is not None and not hasattr(impact, "records"):
+            raise ArgumentError(f"impact={impact!r}: expected what session.impact(...) returns")
+        if impact is None and ELECTRICITY in self._recording.run.facts:
+            from mlmeter.impact.of_session import impact_as_metered
+
+            impact = impact_as_metered(self._recording)
         text = page_html(self._recording, impact)
         with writing(Path(path)) as file:
             file.write(text)
@@ -361,7 +374,18 @@ class Session:
     def _repr_html_(self) -> str:
         from mlmeter.report.summary import summary_html
 
-        return summary_html(self._recording)
+        return summary_html(self._recording, self._impact_text())
+
+    def _impact_text(self) -> str:
+        """Return emissions and cost with the factors named at the meter; an empty text without any."""
+        if ELECTRICITY not in self._recording.run.facts:
+            return ""
+        from mlmeter.impact.of_session import impact_as_metered
+        from mlmeter.impact.text import short_text
+
+        impact = impact_as_metered(self._recording)
+        # Of no energy nothing follows, and the notes say why there is none.
+        return "" if impact is None or impact.energy.low is None else short_text(impact)
 
     def __repr__(self) -> str:
         return f"<Session {self.name!r}: {self.duration_seconds:.3f} s, {self.total()}>"

@@ -45,7 +45,9 @@ def key_of(runs: Sequence[RunFigures], phase: str | None, unit: str | None) -> K
         raise ArgumentError(f"{unit} are counted in {phases}: say in which phase")
     if not found:
         there = ", ".join(f"{unit} in {name}" for name, unit in sorted(common))
-        raise ArgumentError(f"phase={phase!r}, unit={unit!r}: not in all runs; there is {there}")
+        asked = (("phase", phase), ("unit", unit))
+        wanted_text = ", ".join(f"{name}={value!r}" for name, value in asked if value is not None)
+        raise ArgumentError(f"{wanted_text}: not in all runs; there are {there}")
     return found[0]
 
 

@@ -188,6 +188,9 @@ def lifecycle(
         raise ArgumentError("no session was given: lifecycle needs at least one")
     check_distinct([*chosen, *tried])
     renamed = dict(phases or {})
+    wrong: list[object] = [label for label in renamed.values() if not _is_label(label)]
+    if wrong:
+        raise ArgumentError(f'phases=...: {wrong[0]!r} is no label, such as "training"')
     found = energies_by_phase(chosen, tried, renamed)
     _check_phases(found, chosen, renamed, paid_once)
     served = [
@@ -296,6 +299,10 @@ def _unit(served: Sequence[tuple[Recording, str]], unit: str | None) -> str:
         there = ", ".join(names) or "no work at all"
         raise ArgumentError(f"unit={unit!r}: no inference window counted any; they count {there}")
     return unit
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _are_independent(

@@ -66,10 +66,10 @@ def _serving_row(serving: Serving) -> tuple[str, ...]:
 
 def _forecast_text(forecast: Forecast) -> str:
     share = forecast.inference_share
-    known = percent(share.value) if share.resolved else "unresolved"
+    percents = f"{percent(share.value)} ({_percents(share)})" if share.resolved else _percents(share)
     return (
         f"With {forecast.inferences:,.0f} inferences: {_joules(forecast.total)} in all,\n"
-        f"of it inference: {_joules(forecast.inference)}, {known} ({_percents(share)})."
+        f"of it inference: {_joules(forecast.inference)}, {percents}."
     )
 
 
@@ -97,8 +97,9 @@ def _limits(figure: Figure) -> str:
 
 
 def _joules(figure: Figure) -> str:
-    value = number(figure.value) if figure.resolved else "unresolved"
-    return f"{value} J ({_limits(figure)})"
+    if figure.resolved:
+        return f"{number(figure.value)} J ({_limits(figure)})"
+    return "not known" if figure.low is None else f"{_limits(figure)} J"
 
 
 def _percents(figure: Figure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from mlmeter.analysis.figure import Figure, added
 from mlmeter.errors import ArgumentError
@@ -27,7 +27,9 @@ def recordings_of(sessions: Metered | Iterable[Metered]) -> list[Recording]:
     Raises:
         ArgumentError: something given is no session.
     """
-    many = [sessions] if hasattr(sessions, "recording") else list(sessions)
+    given: Any = sessions
+    # A path, which is a mistake, is not taken letter by letter.
+    many = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for session in many:
         if not isinstance(getattr(session, "recording", None), Recording):
             raise ArgumentError(f"{session!r} is no session: give meter.session or mlmeter.load(path)")

@@ -64,13 +64,17 @@ def crossing(values: Sequence[float], target: float, *, falling: bool) -> tuple[
     return None
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def energy_to(session: Metered, metric: str, target: float, *, falling: bool = False) -> Figure:
     """Return the energy from the start of a session until a metric of its windows reached a target.
 
     Not known of a session with chapters, which keep no metric of single windows.
 
     Raises:
-        ArgumentError: no window has the metric.
+        ArgumentError: no window has the metric, or the target is no number.
     """
     import numpy as np
 
@@ -79,6 +83,8 @@ def energy_to(session: Metered, metric: str, target: float, *, falling: bool = F
     from mlmeter.energy.windows import hulls
     from mlmeter.frame.units import metrics_by_window
 
+    if not _is_finite(target):
+        raise ArgumentError(f"target={target!r}: expected a finite number")
     recording = session.recording
     if reason := told_by_sums(recording):
         return unknown(reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from mlmeter.analysis.phase_energies import Metered, check_distinct, recordings_of
 from mlmeter.analysis.run_figures import RUN, Key, RunFigures, run_figures
@@ -42,8 +42,9 @@ def groups_of(a: Runs | Mapping[str, Runs], b: Runs | None) -> dict[str, list[Ru
 
 
 def _figures(runs: Runs) -> list[RunFigures]:
-    single = isinstance(runs, RunFigures) or hasattr(runs, "recording")
-    many: list[Any] = [runs] if single else list(cast("Iterable[Any]", runs))
+    given: Any = runs
+    # A path, which is a mistake, is not taken letter by letter.
+    many = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     kept = [run for run in many if isinstance(run, RunFigures)]
     recordings = recordings_of(run for run in many if not isinstance(run, RunFigures))
     check_distinct(recordings)

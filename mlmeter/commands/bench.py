@@ -39,6 +39,11 @@ SEPARATOR = "--vs"
     "--pilot", type=click.IntRange(3), default=6, show_default=True, help="Pairs that tell how many."
 )
 @click.option("--limit", type=click.IntRange(3), default=60, show_default=True, help="Most pairs.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Most time, warm-up included; no two pairs are begun that would probably end later.",
+)
 @click.option("--warm-up", type=click.IntRange(0), default=1, show_default=True, help="Pairs dropped first.")
 @click.option("--unit", help="Compare joules per this unit, such as tokens; by default those of a run.")
 @click.option("--quality", help="Metric beside the energy.")
@@ -52,6 +57,7 @@ def bench(
     effect: float,
     pilot: int,
     limit: int,
+    max_seconds: float | None,
     warm_up: int,
     unit: str | None,
     quality: str | None,
@@ -69,13 +75,19 @@ def bench(
     """
     from mlmeter.analysis.blocks import Plan
     from mlmeter.bench import bench as benched
+    from mlmeter.program import Program
 
     first, second = _split(commands)
+    for command in (first, second):
+        if Program.of(command).other_python:
+            click.echo(f"{command[0]} is not the Python of mlmeter: metered from outside", err=True)
     seed = secrets.randbelow(10**6) if seed is None else seed
     directory = output_dir / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     options = ["--scope", scope, *(["--backends", backends] if backends else [])]
     with told_failures():
-        plan = Plan(effect=effect, pilot=pilot, limit=limit, warm_up=warm_up, seed=seed)
+        plan = Plan(
+            effect=effect, pilot=pilot, limit=limit, warm_up=warm_up, seed=seed, max_seconds=max_seconds
+        )
         found = benched(
             (first, second),
             plan,
@@ -87,7 +99,13 @@ def bench(
         )
     pairs = found.pairs
     if as_json:
-        facts = {"pairs": len(pairs.runs[0]), "needed": pairs.needed, "early": pairs.early, "seed": seed}
+        facts = {
+            "pairs": len(pairs.runs[0]),
+            "needed": pairs.needed,
+            "early": pairs.early,
+            "out_of_time": pairs.out_of_time,
+            "seed": seed,
+        }
         click.echo(comparison_json(found.comparison, **facts, runs=str(directory)))
         return
     click.echo(f"a: {' '.join(first)}\nb: {' '.join(second)}\n\n{found.comparison}\n{_ending(found)}")
@@ -102,7 +120,12 @@ def _ending(found: Bench) -> str:
         return f"{made} pairs: the difference is too large to be chance (99.8 %)."
     if pairs.complete:
         return f"{made} pairs, as many as the pilot of {pairs.pilot} asked for."
-    return f"{made} pairs, the LIMIT; the pilot of {pairs.pilot} asked for {pairs.needed}."
+    limit = "the LIMIT of time" if pairs.out_of_time else "the LIMIT"
+    if made < pairs.pilot:
+        missing = f"{pairs.missing} or more are missing"
+        return f"{made} pairs, {limit}, before the pilot of {pairs.pilot} was done: {missing}."
+    missing = f"{pairs.missing:,} are missing"
+    return f"{made} pairs, {limit}; the pilot of {pairs.pilot} asked for {pairs.needed:,}: {missing}."
 
 
 def _split(commands: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -47,6 +47,8 @@ def compare(
 
     if len(paths) < 2:
         raise click.UsageError("two variants or more are needed")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise click.UsageError("the same runs are given twice: a variant is compared with other ones")
     with told_failures():
         found = compared(
             {name: figures_at(path) for name, path in zip(_names(paths), paths, strict=True)},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlmeter.commands.electricity import electricity_options, number_or_text
 from mlmeter.commands.failures import told_failures
 from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
@@ -19,14 +20,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--grid",
-    help="Where the electricity came from: DE, US-CA, aws:eu-west-1, or grams of CO2e per kWh. "
-    "Without it emissions are a range over the world's grids.",
-)
+@electricity_options
 @click.option("--grid-source", help="Who says so, if --grid is a number.")
-@click.option("--pue", help="Energy of the data centre / energy of its computers: a number, world, aws ...")
-@click.option("--price", help="Of a kWh: 0.30EUR, or a place with a known price such as DE or US-CA.")
 @click.option(
     "--embodied",
     multiple=True,
@@ -57,21 +52,23 @@ def impact(
 ) -> None:
     """Print emissions, money and water of a run: its directory, or a folder of runs (the latest).
 
-    Every factor is named with year and source. Nothing is asked on the network.
+    Every factor is named with year and source. Grid, PUE and price that were named when the run was metered
+    hold where they are not named here; without a grid emissions are a range over the world's grids.
+    Nothing is asked on the network.
     """
     from mlmeter.impact.grid import given_intensity
     from mlmeter.session import load
 
     with told_failures():
-        intensity = _number_or_text(grid)
+        intensity = number_or_text(grid)
         if grid_source and not isinstance(intensity, float):
             raise ArgumentError("--grid-source goes with a number as --grid")
         found = load(latest_run(run_path)).impact(
             given_intensity(intensity, grid_source) if grid_source else intensity,
-            pue=_number_or_text(pue),
+            pue=number_or_text(pue),
             price=price,
             embodied=_hardware(embodied, lifetime_years),
-            water=_number_or_text(water),
+            water=number_or_text(water),
         )
         if codecarbon_path is not None:
             found.to_codecarbon_csv(codecarbon_path)
@@ -85,25 +82,9 @@ def _document(impact: Impact) -> dict[str, Any]:
         "name": impact.name,
         "quantities": impact.records(),
         "factors": impact.factor_records(),
-        "equivalences": [
-            {
-                "name": item.name,
-                "value": item.amount.value,
-                "low": item.amount.low,
-                "high": item.amount.high,
-                "factor": str(item.factor),
-            }
-            for item in impact.equivalences()
-        ],
+        "equivalences": impact.equivalence_records(),
         "notes": list(impact.notes),
     }
-
-
-def _number_or_text(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 def _hardware(pieces: tuple[str, ...], lifetime_years: float | None) -> Any:
@@ -117,7 +98,7 @@ def _hardware(pieces: tuple[str, ...], lifetime_years: float | None) -> Any:
     counts: dict[str, float] = {}
     for text in pieces:
         piece, _, count = text.partition("=")
-        number = _number_or_text(count or "1")
+        number = number_or_text(count or "1")
         if not isinstance(number, float):
             raise ArgumentError(f"--embodied {text}: expected a piece and a number, such as gpu_h100_sxm=8")
         counts[piece.strip()] = counts.get(piece.strip(), 0.0) + number

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlmeter.commands.electricity import electricity_options, number_or_text
 from mlmeter.commands.gate import gate_options, judge
 from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
-from mlmeter.errors import MLMeterError
+from mlmeter.errors import ArgumentError, MLMeterError
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report page: one HTML file.",
 )
-@click.option("--grid", help="With --html: show emissions, too; a place as for mlmeter impact, such as DE.")
+@electricity_options
 @gate_options
 @json_option
 def report(
@@ -43,25 +44,30 @@ def report(
     csv_path: Path | None,
     html_path: Path | None,
     grid: str | None,
+    pue: str | None,
+    price: str | None,
     *,
     as_json: bool,
     **gate: Any,
 ) -> None:
     """Print the tables of a run: its directory, or a folder of runs (the latest is taken).
 
-    With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by their mean.
+    With --html and --grid, --pue or --price the page has emissions and cost, too; a run that was metered with
+    them has anyhow. With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by
+    their mean.
     """
     from mlmeter.foreign_files import visible
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
-    if grid is not None and html_path is None:
-        raise click.UsageError("--grid goes with --html; mlmeter impact prints emissions")
+    factors = {"grid": number_or_text(grid), "pue": number_or_text(pue), "price": price}
+    named = {name: value for name, value in factors.items() if value is not None}
+    if named and html_path is None:
+        raise click.UsageError("--grid, --pue and --price go with --html; mlmeter impact prints emissions")
     try:
         session = load(latest_run(run_path))
         if html_path is not None:
-            session.to_html(html_path, impact=None if grid is None else session.impact(grid))
-            click.echo(f"wrote {html_path}", err=True)
+            _write_page(session, html_path, named)
         if csv_path is not None:
             _write_csv(session, csv_path, table or "phases")
         elif as_json:
@@ -73,9 +79,17 @@ def report(
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ArgumentError as error:
+        raise click.UsageError(str(error)) from error
     except (MLMeterError, OSError) as error:
         raise click.ClickException(visible(str(error))) from error
     judge(run_path, gate)
+
+
+def _write_page(session: Session, path: Path, named: dict[str, Any]) -> None:
+    """Write the page, with the factors that are named; without any, with those of the meter."""
+    session.to_html(path, impact=session.impact(**named) if named else None)
+    click.echo(f"wrote {path}", err=True)
 
 
 def _write_csv(session: Session, path: Path, table: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mlmeter.errors import ArgumentError
 from mlmeter.impact.embodied import embodied_of
-from mlmeter.impact.factors import LARGEST_PUE, Factor, checked_number, is_number
+from mlmeter.impact.factors import LARGEST_PUE, Factor, checked_number, is_number, is_source
 from mlmeter.impact.grid import given_intensity, grid_factor, pue_factor, row_factor, world_range
 from mlmeter.impact.money import currency_of, price_factor
 from mlmeter.impact.tables import table
@@ -142,6 +142,8 @@ def _checked(factor: Factor, unit: str) -> Factor:
     """Return a factor that a user made, if it can be used."""
     if not factor.unit.endswith(unit):
         raise ArgumentError(f"{factor}: expected a unit that ends in {unit}")
+    if not is_source(factor.source):
+        raise ArgumentError(f"{factor}: expected a source: who says so")
     numbers = (factor.low, factor.low if factor.value is None else factor.value, factor.high)
     if not all(is_number(number) for number in numbers) or not 0 <= numbers[0] <= numbers[1] <= numbers[2]:
         raise ArgumentError(f"{factor}: expected 0 <= low <= value <= high")

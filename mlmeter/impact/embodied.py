@@ -49,6 +49,8 @@ class Embodied:
         if not isinstance(self.hardware, Mapping):
             return checked_number("embodied", self.hardware, 0.0, MOST_KG, "kilograms of CO2e")
         rows = {row["id"]: row for row in table("embodied")}
+        if not self.hardware:
+            raise ArgumentError(f"embodied={{}}: expected at least one piece; known are {', '.join(rows)}")
         total = 0.0
         for piece, count in self.hardware.items():
             if piece not in rows:

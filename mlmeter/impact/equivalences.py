@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlmeter.impact.factors import Amount, Factor
+from mlmeter.impact.factors import GRAMS, KWH, Amount, Factor
 from mlmeter.impact.grid import row_factor
 from mlmeter.impact.tables import table
 from mlmeter.units import GRAMS_PER_POUND
+
+SHOWN_IN_KILOGRAMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,16 @@ class Equivalence:
     amount: Amount
     factor: Factor
 
+    @property
+    def each(self) -> str:
+        """What one of them is, such as ``"175 gCO2e"``; many grams in kilograms."""
+        value, unit = self.factor.value or 0.0, self.factor.unit
+        if unit == GRAMS and value >= SHOWN_IN_KILOGRAMS:
+            return f"{value / 1000:,.6g} kgCO2e"
+        return f"{value:,.6g} {unit}"
+
     def __str__(self) -> str:
-        return f"{self.amount} ({self.factor.source}, {self.factor.year})"
+        return f"{self.amount} ({self.each}, {self.factor.year}, {self.factor.source})"
 
 
 def equivalences(carbon: Amount, energy: Amount) -> tuple[Equivalence, ...]:
@@ -43,7 +53,7 @@ def equivalences(carbon: Amount, energy: Amount) -> tuple[Equivalence, ...]:
         if row["quantity"] == "pounds_co2e":
             value *= GRAMS_PER_POUND
         of_energy = row["quantity"] == "kwh"
-        factor = row_factor(row["id"], value, "kWh" if of_energy else "gCO2e", row, row["name"])
+        factor = row_factor(row["id"], value, KWH if of_energy else GRAMS, row, row["name"])
         amount = (energy if of_energy else carbon).divided_by(value, row["name"])
         found.append(Equivalence(row["id"], row["name"], amount, factor))
     return tuple(found)

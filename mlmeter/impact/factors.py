@@ -122,6 +122,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_source(value: object) -> bool:
+    """Tell whether a value is a text that can say who says so."""
+    return isinstance(value, str) and value.strip() != ""
+
+
 def checked_number(name: str, value: object, least: float, most: float, hint: str = "") -> float:
     """Return a factor's number.
 

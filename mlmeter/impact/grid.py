@@ -28,6 +28,8 @@ OTHER_NAMES = {
     "korea": "KR",
     "holland": "NL",
 }
+# Parts of countries that have no figures of their own.
+PARTS = dict.fromkeys(("england", "scotland", "wales", "northern ireland"), "GB")
 MOST_NAMES = 4
 
 
@@ -45,17 +47,21 @@ def grid_factor(place: str) -> Factor:
     cloud, colon, region = text.casefold().partition(":")
     if colon:
         return _of_region(cloud, region, place)
+    if clouds := _clouds_with(text.casefold()):
+        raise ArgumentError(f"grid={place!r}: name the cloud, too: {' or '.join(clouds)}")
     if text[:3].casefold() == "us-":
         return _of_state(text[3:].upper(), place)
     country = _countries().get(OTHER_NAMES.get(text.casefold(), text).casefold())
     if country is not None:
         return _factor(country, country["name"])
-    beginning, dash, _ = text.partition("-")
-    if dash and (parent := _countries().get(beginning.casefold())):
+    beginning = PARTS.get(text.casefold(), text.partition("-")[0])
+    if beginning != text and (parent := _countries().get(beginning.casefold())):
         raise ArgumentError(
             f"grid={place!r}: there are no figures for parts of {parent['name']}; "
             f'use "{parent["iso2"]}" for the whole, or give grams per kWh'
         )
+    if text.replace(".", "", 1).isdigit():
+        raise ArgumentError(f"grid={place!r}: grams per kWh are a number, without quotes: {text}")
     known = {row["name"].casefold(): f'{row["name"]} ("{code_of(row)}")' for row in table("grid_country")}
     known |= {
         row["name"].casefold(): f'{row["name"]} ("US-{row["state"]}")' for row in table("grid_us_state")
@@ -203,6 +209,12 @@ def _of_region(cloud: str, region: str, place: str) -> Factor:
         basis=whole.basis,
         licence=whole.licence,
     )
+
+
+def _clouds_with(region: str) -> list[str]:
+    """Return a region with the names of its clouds, such as ``"aws:us-east-1"``."""
+    rows = table("grid_cloud")
+    return [f'"{row["provider"]}:{region}"' for row in rows if row["region"] == region]
 
 
 def _factor(row: Mapping[str, str], place: str) -> Factor:

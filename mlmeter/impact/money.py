@@ -68,6 +68,8 @@ def _of_place(text: str, price: str) -> Factor:
     if place not in places:
         names = {name.casefold(): name for name in places}
         near = nearest(place, names, names)
+        if place == "US":
+            near = '; those of the United States are known by state, such as "US-CA"'
         raise ArgumentError(f"price={price!r}: no price of that place is known{near}; expected {FORMS}")
     customers = places[place]
     row = customers.get(customer or next(iter(customers)))  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from mlmeter.errors import ArgumentError, ProviderError
 from mlmeter.impact.conversion import ImpactFactors, impact_factors, static_grid
 from mlmeter.impact.factors import GRAMS_PER_KWH, Factor
 from mlmeter.impact.grid import INTENSITY
+from mlmeter.impact.of_meter import NAMES, factors_of_facts
 from mlmeter.impact.providers.base import CarbonProvider
 from mlmeter.impact.result import SESSION, Impact, PhaseImpact, RunFacts
 from mlmeter.impact.series import MARGINAL, ROUNDING_SECONDS, IntensitySeries, Step
@@ -35,17 +36,25 @@ def impact_of(
     fallback: object = None,
 ) -> Impact:
     """Return the impact of a session; arguments and errors as of `Session.impact`."""
-    notes = []
+    notes, of_meter = [], factors_of_facts(recording.run.facts)
     if fallback is not None and isinstance(grid, (str, float, int, Factor, type(None))):
         raise ArgumentError("fallback= is for a provider or an IntensitySeries given as grid=")
-    if isinstance(grid, (CarbonProvider, IntensitySeries)):
+    # A class has the methods of its objects, too.
+    if isinstance(grid, (CarbonProvider, IntensitySeries)) and not isinstance(grid, type):
         grids, note = _grid_over_time(recording, grid, fallback)
         notes.append(note)
     else:
-        grids = [static_grid(grid)] * (1 + len(_phases(recording)))
+        grids = [static_grid(of_meter.grid if grid is None else grid)] * (1 + len(_phases(recording)))
     factors = impact_factors(grids[0], pue=pue, price=price, embodied=embodied, water=water)
+    # What is named here goes before what was named at the meter.
+    factors = replace(factors, pue=factors.pue or of_meter.pue, price=factors.price or of_meter.price)
+    here = dict(zip(NAMES, (grid, pue, price), strict=True))
+    kept = [name for name in of_meter.named if here[name] is None]
+    if kept:
+        notes.append(f"as named at the meter: {', '.join(kept)}")
     whole, phases = _parts(recording, factors, grids[1:])
     name = fallback if grids[0].place and fallback is not None else grid
+    name = of_meter.place if name is None else name
     return Impact(
         session=recording.run.id,
         name=recording.run.name,
@@ -54,6 +63,15 @@ def impact_of(
         notes=(*notes, *_notes(recording, factors, whole.metered)),
         facts=_run_facts(recording, name if isinstance(name, str) else ""),
     )
+
+
+def impact_as_metered(recording: Recording) -> Impact | None:
+    """Return the impact with the factors that were named at the meter; None if none was.
+
+    Raises:
+        RunFileError: somebody has written nonsense in their place.
+    """
+    return impact_of(recording) if factors_of_facts(recording.run.facts).named else None
 
 
 def _parts(
@@ -100,10 +118,7 @@ def _grid_over_time(
     # A misspelt fallback is told now, not on the day on which it is needed.
     instead = None if fallback is None else static_grid(fallback)
     try:
-        if isinstance(grid, IntensitySeries):
-            series = grid
-        else:
-            series = grid.series(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
+        series = grid if isinstance(grid, IntensitySeries) else _asked(grid, start, end)
         if not series.covers(start, end):
             raise ArgumentError(
                 f"{series.source}: values from {series.span_text} do not cover the run, "
@@ -124,6 +139,24 @@ def _grid_over_time(
             "phases there are weighted with it"
         )
     return [_mean(series, steps, weights) for weights in found], note
+
+
+def _asked(provider: CarbonProvider, start: float, end: float) -> IntensitySeries:
+    """Return what a provider, which may be the user's own, says about a time in seconds since 1970.
+
+    Raises:
+        ProviderError: it fails, in whatever way, or returns something else.
+    """
+    name = str(getattr(provider, "name", type(provider).__name__))
+    try:
+        series = provider.series(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
+    except ProviderError:
+        raise
+    except Exception as error:  # what it stands on is not known
+        raise ProviderError(name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(series, IntensitySeries):
+        raise ProviderError(name, f"returned {type(series).__name__} in place of an IntensitySeries")
+    return series
 
 
 def _weighted(recording: Recording, steps: tuple[Step, ...], start: float) -> list[NDArray[np.float64]]:

@@ -235,6 +235,20 @@ class Impact:
         """Return what the emissions and the energy are as much as, such as km in a car."""
         return equivalences(self.carbon, self.facility_energy)
 
+    def equivalence_records(self) -> list[dict[str, Any]]:
+        """Return `equivalences` as dictionaries: name, value, low, high, and what one is, year and source."""
+        return [
+            {
+                "name": item.name,
+                "value": item.amount.value,
+                "low": item.amount.low,
+                "high": item.amount.high,
+                "energy_resolved": self.whole.metered.resolved,
+                "factor": f"{item.each} ({item.factor.year}, {item.factor.source})",
+            }
+            for item in self.equivalences()
+        ]
+
     def sci(
         self, unit: str, count: float | None = None, *, boundary: str = "consumer", phases: Sequence[str] = ()
     ) -> SciScore:

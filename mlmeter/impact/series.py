@@ -11,7 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 from mlmeter.errors import ArgumentError
-from mlmeter.impact.factors import checked_intensity
+from mlmeter.impact.factors import checked_intensity, is_source
 
 # Seconds since 1970 are exact to less than a microsecond; a gap is longer.
 ROUNDING_SECONDS = 1e-3
@@ -80,9 +80,11 @@ class IntensitySeries:
             step_seconds: longest time that a value holds; None for the median distance of points.
 
         Raises:
-            ArgumentError: there are no points, two at the same time, a time without a time zone, an
-                intensity that is not possible, or one point and no `step_seconds`.
+            ArgumentError: there is no source, there are no points, two at the same time, a time without a
+                time zone, an intensity that is not possible, or one point and no `step_seconds`.
         """
+        if not is_source(source):
+            raise ArgumentError(f"source={source!r}: say who says so")
         if kind not in KINDS:
             raise ArgumentError(f'kind={kind!r}: expected "average" or "marginal"')
         found = sorted(_point(point) for point in points)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Container
 
+from mlmeter.foreign_files import visible
 from mlmeter.impact.factors import Amount
 from mlmeter.impact.result import Impact, PhaseImpact
 from mlmeter.report.impact_quantities import IMPACT_QUANTITIES
 from mlmeter.report.text import fitting_table, interval, number, table
 
 WIDTH = 80
+SHORT = ("facility_energy", "operational", "cost")
 MOST_PHASES = 20
 
 
 def impact_text(impact: Impact) -> str:
     """Return quantities, phases, equivalences, factors and notes."""
-    head = f"{impact.name}: impact of {number(impact.whole.duration_seconds)} s"
-    rows = [
-        (
-            IMPACT_QUANTITIES[name],
-            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
-            interval(amount.low, amount.high),
-            amount.unit,
-        )
-        for name, amount, _ in impact.whole.quantities()
-        if name != "carbon" or impact.embodied is not None
-    ]
-    parts = [head, table(("quantity", "value", "interval", "unit"), rows)]
+    # The name, as the notes below, may be a stranger's.
+    head = textwrap.fill(
+        f"{visible(impact.name)}: impact of {number(impact.whole.duration_seconds)} s", WIDTH
+    )
+    parts = [head, _quantities(impact)]
     if len(impact.phases) > 1:
         parts.append(_phases(impact))
     same = [
@@ -35,12 +31,42 @@ def impact_text(impact: Impact) -> str:
         if item.amount.low is not None
     ]
     if same:
-        parts.append(fitting_table(("as much as", "number", "interval"), same))
-    parts.append(
-        "Factors:\n" + "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
-    )
-    parts.append("\n".join(map(_wrapped, impact.notes)))
+        rows = fitting_table(("as much as", "number", "interval"), same)
+        parts.append(f"{rows}\n{_sources(impact)}")
+    parts += [f"Factors:\n{_factors(impact)}", "\n".join(map(_wrapped, impact.notes))]
     return "\n\n".join(part for part in parts if part)
+
+
+def short_text(impact: Impact) -> str:
+    """Return emissions and cost with their factors, for the summary of a session."""
+    return f"{_quantities(impact, SHORT)}\n{_factors(impact)}"
+
+
+def _quantities(impact: Impact, only: Container[str] = IMPACT_QUANTITIES) -> str:
+    rows = [
+        (
+            IMPACT_QUANTITIES[name],
+            number(amount.value) if name == "embodied" else _best(amount, impact.whole),
+            interval(amount.low, amount.high),
+            amount.unit,
+        )
+        for name, amount, _ in impact.whole.quantities()
+        if name in only and (name != "carbon" or impact.embodied is not None)
+    ]
+    return table(("quantity", "value", "interval", "unit"), rows)
+
+
+def _factors(impact: Impact) -> str:
+    return "\n".join(_wrapped(f"{factor}{_basis(factor.basis)}") for factor in impact.factors.all)
+
+
+def _sources(impact: Impact) -> str:
+    """Say what one of each equivalence is, and who says so."""
+    by_source: dict[str, list[str]] = {}
+    for item in impact.equivalences():
+        text = f"{item.name} = {item.each} ({item.factor.year})"
+        by_source.setdefault(item.factor.source, []).append(text)
+    return "\n".join(_wrapped(f"{source}: {', '.join(texts)}") for source, texts in by_source.items())
 
 
 def _phases(impact: Impact) -> str:
@@ -67,5 +93,5 @@ def _basis(basis: str) -> str:
 
 def _wrapped(note: str) -> str:
     return textwrap.fill(
-        f"- {note}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        f"- {visible(note)}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

@@ -10,6 +10,7 @@ Installed with mlmeter; where no test asks for it, it meters nothing and imports
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     meter = getattr(item, "funcargs", {}).get(FIXTURE)
     if marker is None and meter is None:
         return (yield)
-    limit = None if marker is None else _limit(*marker.args, **marker.kwargs)
+    limit = None if marker is None else _limit(marker)
     if meter is None:
         meter = _meter(item)
         _start(meter)
@@ -93,19 +94,33 @@ def _line(report: object) -> str | None:
     return f"{getattr(report, 'nodeid', '')}: {number(joules)} J in {interval(low, high)} ({worth})"
 
 
-def _limit(
-    joules: float, *, unit: str | None = None, phase: str | None = None
-) -> tuple[float, str | None, str | None]:
-    """Return the arguments of a marker; a wrong one is a `TypeError` of this call."""
-    return joules, unit, phase
+def _limit(marker: pytest.Mark) -> tuple[float, str | None, str | None]:
+    """Return the arguments of a marker; fail the test, before it runs, if one is wrong."""
+
+    def arguments(
+        joules: float, *, unit: str | None = None, phase: str | None = None
+    ) -> tuple[float, str | None, str | None]:
+        if isinstance(joules, bool) or not 0 <= joules < math.inf:
+            raise TypeError(f"{joules!r} is no limit in joules")
+        return joules, unit, phase
+
+    try:
+        return arguments(*marker.args, **marker.kwargs)
+    except TypeError as error:
+        accepted = f"@pytest.mark.{MARKER}(joules, unit=None, phase=None)"
+        pytest.fail(f"expected {accepted}: {error}", pytrace=False)
 
 
 def _check(meter: EnergyMeter, joules: float, unit: str | None, phase: str | None) -> None:
     """Fail the test that used more, or that cannot be judged."""
     from mlmeter.analysis.gate import keeps_limit
     from mlmeter.analysis.run_figures import run_figures
+    from mlmeter.errors import ArgumentError
 
-    outcome = keeps_limit([run_figures(meter.session.recording)], joules, phase=phase, unit=unit)
+    try:
+        outcome = keeps_limit([run_figures(meter.session.recording)], joules, phase=phase, unit=unit)
+    except ArgumentError as error:
+        pytest.fail(f"{MARKER}: {error}", pytrace=False)
     if outcome.passed is not True:
         pytest.fail(outcome.text, pytrace=False)
 

@@ -26,12 +26,17 @@ HEADER = ("phase", "domain", "joules", "95 % interval", "share", "seconds", "wat
 SHARE_HEADER = ("joules of", "process", "others", "idle", "unattributed")
 
 
-def summary_text(recording: Recording) -> str:
-    """Return the summary as text of at most 80 columns."""
+def summary_text(recording: Recording, impact: str = "") -> str:
+    """Return the summary as text of at most 80 columns.
+
+    Args:
+        recording: the session.
+        impact: emissions and cost, as a paragraph before the notes.
+    """
     rows = _phase_rows(recording)
     # Watts are joules / seconds, and shares are joules by those of the session.
     phases = fitting_table(HEADER, rows, left=2, drop=("watts", "share")) if rows else table(HEADER, rows)
-    parts = [_title(recording), phases]
+    parts = [textwrap.fill(_title(recording), WIDTH), phases]
     above = _above_idle_rows(recording)
     if above:
         parts.append(table(("phase", "domain", "idle J", "above idle J", "95 % interval"), above, left=2))
@@ -43,6 +48,8 @@ def summary_text(recording: Recording) -> str:
         parts.append(table(header, units[:MOST_UNIT_ROWS], left=2))
         if len(units) > MOST_UNIT_ROWS:
             parts.append(f"and {len(units) - MOST_UNIT_ROWS} more rows: see session.window_names()")
+    if impact:
+        parts.append(impact)
     notes = [
         textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False)
         for note in _notes(recording)
@@ -51,8 +58,8 @@ def summary_text(recording: Recording) -> str:
     return "\n\n".join(parts)
 
 
-def summary_html(recording: Recording) -> str:
-    """Return the summary as an HTML fragment, every text escaped."""
+def summary_html(recording: Recording, impact: str = "") -> str:
+    """Return the summary as an HTML fragment, every text escaped; arguments as of `summary_text`."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in HEADER)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
@@ -60,9 +67,10 @@ def summary_html(recording: Recording) -> str:
     )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(recording))
     title = html.escape(_title(recording))
+    emissions = f"<pre>{html.escape(impact)}</pre>" if impact else ""
     return (
         f"<div><strong>{title}</strong><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
+        f"<tbody>{body}</tbody></table>{emissions}<ul>{notes}</ul></div>"
     )
 
 

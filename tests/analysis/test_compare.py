@@ -186,6 +186,8 @@ def test_wrong_calls() -> None:
         mlmeter.compare(runs(1, seed=1), runs(1, count=3, seed=2), paired=True)
     with pytest.raises(ArgumentError, match="is no session"):
         mlmeter.compare(one, ["run"])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match="'runs/one' is no session"):
+        mlmeter.compare("runs/one", one)  # type: ignore[arg-type]
     for effect in (0, 1.5, True, "2 %", math.nan):
         with pytest.raises(ArgumentError, match="effect"):
             mlmeter.compare(runs(1, seed=1), runs(1, seed=2), effect=effect)  # type: ignore[arg-type]

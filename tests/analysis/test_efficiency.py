@@ -149,6 +149,9 @@ def test_energy_to_an_accuracy() -> None:
     assert session.energy_to("accuracy", 0.99).reason == "accuracy 0.99 was not reached: 0.95 at best"
     with pytest.raises(ArgumentError, match=r"no window has the metric 'f1'.*accuracy, loss"):
         session.energy_to("f1", 0.5)
+    for target in (math.nan, math.inf, "high", None):
+        with pytest.raises(ArgumentError, match="target="):
+            session.energy_to("accuracy", target)  # type: ignore[arg-type]
 
 
 def test_energy_to_target_of_a_frame() -> None:

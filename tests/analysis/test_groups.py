@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
-from mlmeter.analysis.blocks import Plan, make_pairs, orders
+from mlmeter.analysis.blocks import Pairs, Plan, make_pairs, orders
 from mlmeter.analysis.groups import RANKS, independent_ratio, paired_ratio, pareto_front
 from mlmeter.errors import ArgumentError
 
@@ -104,6 +105,69 @@ def test_pairs_end_at_the_limit() -> None:
     assert len(pairs.runs[0]) == 10
     assert not pairs.complete
     assert pairs.needed > 10
+
+
+class Timed:
+    """Runs of 10 s each that scatter by 30 %, on a clock of their own."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds, self.time = seconds, 0.0
+        self.order: list[tuple[int, int]] = []
+        self._draw = random.Random(1)
+
+    def make(self, variant: int, pair: int) -> float:
+        self.order.append((pair, variant))
+        self.time += self.seconds
+        return self._draw.uniform(50, 150)
+
+    def pairs(self, **plan: Any) -> Pairs[float]:
+        return make_pairs(Plan(**plan), self.make, float, now=lambda: self.time)
+
+
+@pytest.mark.parametrize("warm_up", [0, 1, 2, 3])
+@pytest.mark.parametrize("max_seconds", [1, 100, 195, 205, 333, 480])
+def test_time_ends_it_between_blocks(warm_up: int, max_seconds: float) -> None:
+    """Both commands begin as many pairs; not more than one block is made if the time is too short for it."""
+    timed = Timed()
+    pairs = timed.pairs(max_seconds=max_seconds, warm_up=warm_up)
+    made = len(pairs.runs[0])
+    assert (made % 2, len(pairs.runs[1])) == (0, made)
+    firsts = [variant for pair, variant in timed.order[::2] if pair >= 0]
+    assert sum(firsts) == made / 2
+    assert timed.time <= max_seconds or made == 2
+    # Another block would have taken too long.
+    assert timed.time + 40 > max_seconds
+    assert pairs.out_of_time
+    assert not pairs.complete
+    assert pairs.missing == pairs.needed - made > 0
+
+
+def test_time_that_is_left_changes_nothing() -> None:
+    """With a limit that is not reached the runs and the verdict are those without one."""
+    plain, limited = Timed(), Timed()
+    expected = plain.pairs(pilot=4, limit=10, seed=3)
+    assert limited.pairs(pilot=4, limit=10, seed=3, max_seconds=1000) == expected
+    assert plain.order == limited.order
+    assert not expected.out_of_time
+
+
+def test_the_last_block_that_was_slow_is_not_followed_by_another() -> None:
+    """160 s are left after two blocks of 40 s, but the machine has become slower: the second took 200 s."""
+    timed = Timed()
+    slow = timed.make
+
+    def make(variant: int, pair: int) -> float:
+        timed.seconds = 50.0 if pair >= 2 else 10.0
+        return slow(variant, pair)
+
+    pairs = make_pairs(Plan(warm_up=0, max_seconds=400), make, float, now=lambda: timed.time)
+    assert (len(pairs.runs[0]), timed.time) == (4, 240.0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_limit_of_no_time_is_told(seconds: float) -> None:
+    with pytest.raises(ArgumentError, match="max_seconds="):
+        Plan(max_seconds=seconds)
 
 
 @pytest.mark.parametrize(

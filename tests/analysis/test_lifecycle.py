@@ -263,6 +263,9 @@ def test_wrong_units_and_phases(session: Session) -> None:
         session.lifecycle(unit="images")
     with pytest.raises(ArgumentError, match="no such phase; there are other, training, inference"):
         session.lifecycle(phases={"serve": "inference"})
+    for label in (5, "", None):
+        with pytest.raises(ArgumentError, match="is no label"):
+            session.lifecycle(phases={"training": label})  # type: ignore[dict-item]
     with pytest.raises(ArgumentError, match="given twice"):
         mlmeter.lifecycle([session, session])
     with pytest.raises(ArgumentError, match="is no session"):

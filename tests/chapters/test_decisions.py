@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlmeter.analysis.efficiency import efficiency_records
@@ -227,12 +228,65 @@ def test_the_last_value_of_a_metric_is_that_of_the_whole_session() -> None:
     assert run_figures(short.recording).metrics == {"accuracy": 0.5, "loss": 0.25}
 
 
-def test_the_energy_to_a_target_is_not_told_by_sums(tmp_path: Path) -> None:
-    """The reason says where it is known."""
-    session = metered(evaluated, SMALL, output_dir=tmp_path).session
-    found = session.energy_to("loss", 0.3, falling=True)
-    assert found.value is None
-    assert "everything=True" in found.reason
-    (directory,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    everything = load(directory, everything=True)
-    assert everything.energy_to("loss", 0.3, falling=True).value is not None
+class Learning:
+    """A loop whose accuracy rises by 0.01 an epoch, and what it has really used at the end of each."""
+
+    def __init__(self) -> None:
+        self.joules: list[float] = []
+
+    def __call__(self, meter: EnergyMeter, machine: Machine) -> None:
+        start = machine.nanojoules(machine.clock.now_ns())
+        for epoch in range(30):
+            with meter.training("epoch") as window:
+                steps(epoch, 12, labelled)(meter, machine)
+                window.metric(accuracy=0.5 + 0.01 * epoch)
+                # Two domains, the second with twice the energy of the first.
+                self.joules.append(3e-9 * (machine.nanojoules(machine.clock.now_ns()) - start))
+
+    def joules_to(self, accuracy: float) -> float:
+        """Return what had been used when the line through the epochs reached an accuracy."""
+        return float(np.interp(accuracy, 0.5 + 0.01 * np.arange(30), self.joules))
+
+
+@pytest.mark.parametrize("period_seconds", [0.001, 0.1, 1.0])
+def test_the_energy_to_a_target_is_told_by_the_journal_and_not_by_sums(
+    period_seconds: float, tmp_path: Path
+) -> None:
+    """The sums refuse and say where it is known; there it is what was used, and that lies in the interval."""
+    learning = Learning()
+    meter = metered(learning, SMALL, period_seconds=period_seconds, output_dir=tmp_path)
+    assert meter.session.recording.chapters
+    assert meter.run_directory is not None
+    for session in (meter.session, load(meter.run_directory)):
+        refused = session.energy_to("accuracy", 0.63)
+        assert (refused.value, refused.low, refused.high) == (None, None, None)
+        assert "everything=True" in refused.reason
+    everything = load(meter.run_directory, everything=True)
+    whole = metered(Learning(), LARGE, period_seconds=period_seconds).session
+    for accuracy in (0.50, 0.505, 0.63, 0.7777, 0.79):
+        found, truth = everything.energy_to("accuracy", accuracy), learning.joules_to(accuracy)
+        assert found.value == approximately(whole.energy_to("accuracy", accuracy).value)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= truth <= found.high
+        # What two domains of at most 2 kW may use in a refresh of their counters, at either end.
+        assert found.high - found.low <= 8_000 * (period_seconds + 0.01)
+    assert everything.energy_to("accuracy", 0.9).reason == "accuracy 0.9 was not reached: 0.79 at best"
+
+
+def test_the_energy_to_a_target_of_a_running_session_is_refused_when_it_has_become_long() -> None:
+    """It is told as long as all readings are there; asking never fails."""
+    seen: list[str | None] = []
+
+    def program(meter: EnergyMeter, machine: Machine) -> None:
+        for epoch in range(40):
+            with meter.training("epoch") as window:
+                steps(epoch, 5, labelled)(meter, machine)
+                window.metric(accuracy=0.5 + 0.01 * epoch)
+            found = meter.session.energy_to("accuracy", 0.5)
+            assert (found.value is None) == bool(found.reason)
+            seen.append(found.reason)
+
+    metered(program, SMALL)
+    assert not seen[0]
+    assert "of the first" in (seen[-1] or "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlmeter import bench
-from mlmeter.analysis.blocks import Plan
+from mlmeter.analysis.blocks import Plan, make_pairs
+from mlmeter.analysis.run_figures import RunFigures, run_figures
 from mlmeter.cli import main
 from mlmeter.errors import ArgumentError
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter
@@ -114,6 +117,18 @@ def test_what_was_not_read_is_not_passed(tmp_path: Path) -> None:
     assert (result.exit_code, "NOT JUDGED" in result.stderr) == (1, True)
 
 
+def test_a_variant_is_not_compared_with_itself(folders: tuple[Path, Path]) -> None:
+    dear, _ = folders
+    result = invoke("compare", dear, dear / ".." / dear.name)
+    assert (result.exit_code, "given twice" in result.stderr) == (2, True)
+
+
+def test_a_gate_says_what_is_not_there(folders: tuple[Path, Path]) -> None:
+    result = invoke("report", folders[0], "--max-joules", 1, "--unit", "images")
+    assert result.exit_code == 2
+    assert "unit='images': not in all runs; there are run in inference" in result.stderr
+
+
 def test_bench_runs_both_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command is run by `mlmeter run`; the runs are kept, warm-up apart, and compared in pairs."""
     made: list[list[str]] = []
@@ -146,6 +161,32 @@ def test_bench_runs_both_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "6 pairs, as many as the pilot of 6 asked for" in text
 
 
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [
+        (5, "2 pairs, the LIMIT of time, before the pilot of 3 was done: 1 or more are missing."),
+        (9, "4 pairs, the LIMIT of time; the pilot of 3 asked for 16,081: 16,077 are missing."),
+    ],
+)
+def test_bench_stops_when_the_time_is_over(
+    minutes: float, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run takes a minute; it says how many pairs are missing, and the comparison is there all the same."""
+    clock, seconds = FakeClock(), itertools.cycle([1.0, 1.5, 0.8, 1.2])
+
+    def metered(*_: object) -> RunFigures:
+        clock.advance(60.0)
+        return run_figures(session_of([("inference", next(seconds), {})]).recording)
+
+    monkeypatch.setattr(bench, "metered", metered)
+    monkeypatch.setattr(bench, "make_pairs", partial(make_pairs, now=lambda: clock.now_ns() * 1e-9))
+    options = ["--output-dir", tmp_path, "--seed", 1, "--warm-up", 0, "--pilot", 3]
+    result = invoke("bench", *options, "--max-seconds", 60 * minutes, "--", "a", "--vs", "b")
+    assert result.exit_code == 0, result.output
+    assert words in result.stdout
+    assert "session" in result.stdout
+
+
 def test_bench_stops_at_a_command_that_fails(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text("raise SystemExit(7)")
     result = mlmeter_command("bench", "--", "work.py", "--vs", "work.py", cwd=tmp_path)
@@ -159,16 +200,24 @@ def test_bench_wants_two_commands(commands: list[str]) -> None:
 
 
 def test_bench_needs_known_energies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run without a reading, or without the unit, ends a benchmark: nothing would settle it."""
+    """A run without a reading, the unit or the metric ends a benchmark: nothing would settle it."""
     clock = FakeClock()
     meter = fake_meter(FakeBackend([], [], clock), clock=clock)
     with meter:
         clock.advance(1.0)
-    from mlmeter.analysis.run_figures import run_figures
+    figures, made = run_figures(meter.session.recording), []
 
-    figures = run_figures(meter.session.recording)
-    monkeypatch.setattr(bench, "metered", lambda *_: figures)
+    def metered(*_: object) -> RunFigures:
+        made.append(1)
+        return figures
+
+    monkeypatch.setattr(bench, "metered", metered)
     with pytest.raises(bench.BenchError, match="not known well enough: no energy could be read"):
         bench.bench((["a"], ["b"]), Plan(), tmp_path)
     with pytest.raises(ArgumentError, match="unit='tokens'"):
         bench.bench((["a"], ["b"]), Plan(), tmp_path, unit="tokens")
+    figures = run_figures(session_of([("inference", 1.0, {})]).recording)
+    with pytest.raises(ArgumentError, match=r"quality='accuracy': not a metric of run .*; these are: none"):
+        bench.bench((["a"], ["b"]), Plan(), tmp_path, quality="accuracy")
+    # Each is told by the first run.
+    assert len(made) == 3

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
 from mlmeter.errors import ArgumentError
-from mlmeter.impact import Embodied, Factor, impact_factors
+from mlmeter.impact import Embodied, Factor, IntensitySeries, impact_factors
 from mlmeter.impact.grid import given_intensity, grid_factor
 
 
@@ -60,6 +63,39 @@ def test_parts_of_other_countries_are_not_made_up() -> None:
     """Quebec is not Canada, and the message says so."""
     with pytest.raises(ArgumentError, match="no figures for parts of Canada"):
         grid_factor("CA-QC")
+    with pytest.raises(ArgumentError, match='no figures for parts of United Kingdom; use "GB"'):
+        grid_factor("Scotland")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("us-east-1", 'name the cloud, too: "aws:us-east-1"'),
+        ("westeurope", 'name the cloud, too: "azure:westeurope"'),
+        ("350", "without quotes: 350"),
+        ("350.5", "without quotes: 350.5"),
+    ],
+)
+def test_what_lacks_a_little_is_told(place: str, words: str) -> None:
+    """A region without its cloud, a number as a text."""
+    with pytest.raises(ArgumentError) as caught:
+        grid_factor(place)
+    assert words in str(caught.value)
+
+
+def test_prices_of_the_united_states_are_those_of_states() -> None:
+    with pytest.raises(ArgumentError, match='known by state, such as "US-CA"'):
+        impact_factors(price="US")
+
+
+@pytest.mark.parametrize("source", ["", "  ", None])
+def test_a_factor_without_a_source_is_refused(source: Any) -> None:
+    """Every figure says who says so."""
+    grid = Factor(name="grid", value=1.0, low=1.0, high=1.0, unit="gCO2e/kWh", source=source)
+    with pytest.raises(ArgumentError, match="expected a source"):
+        impact_factors(grid)
+    with pytest.raises(ArgumentError, match="who says so"):
+        IntensitySeries.of([(datetime(2024, 1, 1, tzinfo=UTC), 1.0)], source=source, step_seconds=60.0)
 
 
 @pytest.mark.parametrize("place", ["", "Atlantis", "cloud:eu", "US-", ":", "aws:"])
@@ -141,7 +177,7 @@ def test_impossible_prices(price: object) -> None:
 
 @pytest.mark.parametrize(
     "embodied",
-    [-1, float("nan"), True, "gpu", {"gpu_h100": 1}, {"gpu_h100_sxm": -1}, {"gpu_h100_sxm": "8"}, 1e9, []],
+    [-1, float("nan"), True, "gpu", {"gpu_h100": 1}, {"gpu_h100_sxm": -1}, {"gpu_a100": "8"}, 1e9, [], {}],
 )
 def test_impossible_hardware(embodied: object) -> None:
     """Unknown pieces and impossible counts; the nearest piece is offered."""

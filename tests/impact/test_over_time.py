@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -113,6 +115,47 @@ def test_a_provider_that_fails(session: Session) -> None:
     for grid in (Broken(), series(100, 200, 600)):
         with pytest.raises(ArgumentError, match="no such place"):
             session.impact(grid, fallback="Atlantis")
+
+
+class Careless:
+    """A provider of the user's own that raises what it likes, or answers nonsense."""
+
+    name = "careless"
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def series(self, start: datetime, end: datetime) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def forecast(self) -> Any:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (OSError("no route"), "careless: OSError: no route"),
+        (KeyError("data"), "careless: KeyError: 'data'"),
+        ({"intensity": 5}, "careless: returned dict in place of an IntensitySeries"),
+        (None, "careless: returned NoneType"),
+    ],
+)
+def test_a_provider_of_the_users_own_that_fails(answer: object, words: str, session: Session) -> None:
+    """Whatever it does is its error by name, or the fallback's note."""
+    with pytest.raises(ProviderError, match=re.escape(words)):
+        session.impact(Careless(answer))
+    impact = session.impact(Careless(answer), fallback=500.0)
+    assert impact.operational.value == pytest.approx(750)
+    assert f"because {words}" in impact.notes[0]
+
+
+def test_a_class_is_no_provider(session: Session) -> None:
+    """Its brackets were forgotten."""
+    with pytest.raises(ArgumentError, match="or a provider"):
+        session.impact(Broken)  # type: ignore[arg-type]
 
 
 def test_marginal_intensity_is_called_so(session: Session) -> None:

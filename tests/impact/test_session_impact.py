@@ -157,6 +157,32 @@ def test_the_summary_fits_a_terminal_and_names_year_and_source(session: Session)
     assert "power supplies, fans, disks" in flat
 
 
+def test_names_of_strangers_steer_no_terminal_and_fit_it() -> None:
+    """In the summaries of the session and of its impact."""
+    clock = FakeClock()
+    backend = FakeBackend.with_power(clock, 100.0)
+    with fake_meter(backend, clock=clock, name="\x1b[2J" + "long name " * 30) as meter:
+        advance(meter, 10.0)
+    for text in (meter.session.summary(), meter.session.impact("DE").summary()):
+        assert r"\x1b[2J" in text
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_equivalences_name_their_sources(session: Session) -> None:
+    """In the text and in the records: what one of them is, its year and who says so."""
+    impact = session.impact("DE")
+    text = " ".join(impact.summary().split())
+    assert "Lannelongue et al.: Reference values of Green Algorithms" in text
+    for words in ("km in a US car = 251 gCO2e (2019)", "New York - San Francisco = 570 kgCO2e (2020)"):
+        assert words in text
+    records = {record["name"]: record for record in impact.equivalence_records()}
+    assert len(records) == len(impact.equivalences())
+    household = records["years of a US household's electricity"]
+    assert household["factor"].startswith("10,715 kWh (2020, United States Energy")
+    assert household["value"] == pytest.approx(1.5 / 10_715)
+
+
 def test_equivalences_are_the_amount_over_the_row(session: Session) -> None:
     """km, years and car lifetimes."""
     impact = session.impact(500.0)

@@ -91,10 +91,15 @@ def test_wrong_markers_are_errors_of_the_test(tmp_path: Path) -> None:
     result = pytest_run(
         tmp_path,
         "@pytest.mark.max_joules()\ndef test_nothing():\n    pass\n"
+        "@pytest.mark.max_joules('5')\ndef test_text():\n    pass\n"
+        "@pytest.mark.max_joules(-5)\ndef test_negative():\n    pass\n"
         "@pytest.mark.max_joules(5, unit='tokens')\ndef test_no_unit():\n    clock.advance(1.0)\n",
     )
-    assert "2 failed" in result.stdout
-    assert "tokens" in result.stdout
+    assert "4 failed" in result.stdout
+    assert "-5 is no limit in joules" in result.stdout
+    assert "unit='tokens': not in all runs" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert "pytest_plugin.py" not in result.stdout
 
 
 def test_a_real_meter_on_this_machine(tmp_path: Path) -> None:

@@ -247,6 +247,9 @@ class FakeImpact:
     def records(self) -> list[dict[str, object]]:
         return self._records
 
+    def equivalence_records(self) -> list[dict[str, object]]:
+        return [{"name": "km <on foot>", "factor": "50 gCO2e (2020, a <walker>)", **self._records[1]}]
+
 
 @pytest.mark.parametrize(
     ("whole", "shown"),
@@ -269,6 +272,25 @@ def test_impact_is_shown_with_its_factors(whole: dict[str, object], shown: str) 
     assert "location-based & <annual>" in text
     assert "Made from the session's energy (measured) and the factors." in text
     assert "0.05000" not in text
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        ({}, "km <on foot> 0.1100 , 95 % interval 0.100 to 0.120 50 gCO2e (2020, a <walker>)"),
+        ({"value": None}, "km <on foot> 0.100 to 0.120 50 gCO2e"),
+        ({"energy_resolved": False}, "km <on foot> unresolved , 95 % interval 0.100 to 0.120 50 gCO2e"),
+    ],
+)
+def test_equivalences_are_shown_with_their_sources(whole: dict[str, object], shown: str) -> None:
+    """A range has no best value here, either."""
+    assert shown in words(Page(page_html(steady().recording, FakeImpact(**whole))))
+
+
+def test_what_is_not_known_is_as_much_as_nothing() -> None:
+    """No energy was read: there is no table of dashes."""
+    impact = FakeImpact(value=None, low=None, high=None)
+    assert "As much as" not in words(Page(page_html(steady().recording, impact)))
 
 
 def test_page_without_an_impact_has_no_such_section() -> None:

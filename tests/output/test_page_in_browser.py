@@ -192,15 +192,21 @@ def test_every_domain_is_drawn_and_can_be_hidden(browser: Browser, level_page: s
     assert colours_drawn(browser) & lines == lines - {hidden}
 
 
-@pytest.mark.parametrize("which", ["long", "hostile"])
+@pytest.mark.parametrize("which", ["long", "hostile", "impact"])
 def test_page_fits_a_phone(browser: Browser, long_page: str, tmp_path: Path, which: str) -> None:
     """Nothing but tables and code scrolls sideways, and tables are still tables to a screen reader."""
-    path = tmp_path / "hostile.html"
-    hostile_session().to_html(path)
+    path = tmp_path / "page.html"
+    session = hostile_session()
+    everything = session.impact("US-CA", pue="world", price="US-CA", embodied={"gpu_a100": 1}, water="us")
+    session.to_html(path, impact=everything if which == "impact" else None)
     browser.size(PHONE_PIXELS, 844, 2, phone=True)
     browser.open(long_page if which == "long" else path.as_uri())
     browser.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
     assert browser.evaluate("document.documentElement.scrollWidth") == PHONE_PIXELS
+    # Cards do not scroll: what is wider than they are would be cut off.
+    cards = "[...document.querySelectorAll('.scroll:not(.matrix)')]"
+    assert browser.evaluate(f"{cards}.length") > 0
+    assert browser.evaluate(f"{cards}.filter((card) => card.scrollWidth > card.clientWidth).length") == 0
     nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
     roles = [node["role"]["value"] for node in nodes if not node["ignored"]]
     assert {"table", "rowheader", "columnheader", "cell", "heading", "main", "banner"} <= set(roles)

@@ -108,6 +108,36 @@ def test_factors_of_an_impact_are_those_of_a_budget(meter: EnergyMeter) -> None:
             EnergyBudget(**limit, factors=impact_factors())
 
 
+def test_factors_of_the_meter_are_those_of_a_budget(clock: FakeClock) -> None:
+    """Of the one that is given, else of the one that is active; and then its energy counts."""
+    backend = FakeBackend.with_power(clock, watts=100.0)
+    meter = fake_meter(backend, clock=clock, grid=360.0, pue=1.5, price="0.36 EUR")
+    for limit in ({"grams_co2e": 1.5}, {"money": 0.0015}):
+        assert EnergyBudget(**limit, meter=meter).limit_joules == pytest.approx(10_000)
+        with pytest.raises(ArgumentError, match="per_joule"):
+            EnergyBudget(**limit)  # no meter is active
+    with meter:
+        budget = EnergyBudget(grams_co2e=1.5, money=0.0012)
+        with fake_meter(backend, clock=clock) as inner:
+            advance(inner, 50.0)
+            with pytest.raises(ArgumentError, match=r"grams_co2e=1\.0 needs grams_per_joule"):
+                EnergyBudget(grams_co2e=1.0)
+            assert not budget.check()
+        advance(meter, 31.0)
+        with pytest.warns(BudgetWarning, match=r"budget of money 0\.001200 EUR exceeded"):
+            assert budget.check()
+    assert budget.spent == meter.session.total()
+
+
+def test_a_meter_without_a_place_has_no_grams(clock: FakeClock) -> None:
+    """The range over the world's grids has no best value, a number that is given needs no meter."""
+    meter = fake_meter(FakeBackend.with_power(clock, watts=100.0), clock=clock, pue=1.5)
+    with pytest.raises(ArgumentError, match=r"EnergyMeter\(grid=\.\.\.\) with a place"):
+        EnergyBudget(grams_co2e=1.0, meter=meter)
+    budget = EnergyBudget(grams_co2e=1.0, grams_per_joule=1e-4, meter=meter)
+    assert budget.limit_joules == pytest.approx(10_000)
+
+
 def test_the_energy_is_looked_at_only_when_due(meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand steps in a second cost one look, not a thousand."""
     budget = EnergyBudget(1e9, meter=meter)
@@ -186,6 +216,7 @@ def test_the_energy_of_one_kind(clock: FakeClock) -> None:
         ({"money": 5, "money_per_joule": -1}, "money_per_joule=-1"),
         ({"joules": 5, "on_exceed": "explode"}, 'expected "warn", "stop" or a function'),
         ({"joules": 5, "check_seconds": -1}, "check_seconds=-1"),
+        ({"joules": 5, "meter": "gpu"}, "meter='gpu': expected an EnergyMeter"),
         ({"joules": 5, "kind": "tpu"}, "kind='tpu': expected one of cpu, dram, gpu"),
     ],
 )

@@ -12,7 +12,7 @@ import mlmeter
 from mlmeter.recording import Recording
 from mlmeter.report.page import phases, sources
 from mlmeter.report.page.chart import chart_data, series_of
-from mlmeter.report.page.impact_section import ImpactOfSession, impact_table
+from mlmeter.report.page.impact_section import ImpactOfSession, equivalences_table, impact_table
 from mlmeter.report.page.quantities import UNRESOLVED, Quantity, duration, energy, power, watt_hours
 from mlmeter.report.text import shorten
 
@@ -107,6 +107,7 @@ def _tables(recording: Recording, impact: ImpactOfSession | None) -> dict[str, A
         "devices": sources.devices_table(recording),
         "missing": sources.missing_table(recording),
         "impact": impact_table(impact),
+        "equivalences": equivalences_table(impact),
         "events": sources.events_table(recording),
     }
 

@@ -25,6 +25,12 @@ class ImpactOfSession(Protocol):
         ``energy_provenance`` and ``factors``.
         """
 
+    def equivalence_records(self) -> Sequence[Mapping[str, Any]]:
+        """Return what the session's emissions and energy are as much as.
+
+        The keys: ``name``, ``value``, ``low``, ``high``, ``energy_resolved`` and ``factor``.
+        """
+
 
 def impact_table(impact: ImpactOfSession | None) -> PageTable | None:
     """Return the impact of the whole session; None without one."""
@@ -57,11 +63,29 @@ def _name_of(quantity: str) -> str:
     return IMPACT_QUANTITIES.get(quantity, quantity.replace("_", " "))
 
 
+def equivalences_table(impact: ImpactOfSession | None) -> PageTable | None:
+    """Return what emissions and energy of the session are as much as; None if nothing is known."""
+    records = list(impact.equivalence_records()) if impact is not None else []
+    rows: list[list[Cell]] = [
+        [Name(record["name"]), Value(_quantity({**record, "unit": ""})), Plain(record["factor"])]
+        for record in records
+        if known(record["low"])
+    ]
+    if not rows:
+        return None
+    return PageTable(
+        caption="As much as: the same emissions, or the same energy, in things of every day. "
+        "They are means of many: read the order of magnitude.",
+        header=("as much as", "number", "one of them: year, source"),
+        rows=rows,
+    )
+
+
 def _quantity(record: Mapping[str, Any]) -> Quantity:
     value, low, high = record["value"], record["low"], record["high"]
     span = interval(low, high).replace(" .. ", " to ") if known(low) and known(high) else ""
     # Manufacture does not depend on the energy, so it is known whether that is or not.
-    told = record["energy_resolved"] or record["quantity"] == "embodied"
+    told = record["energy_resolved"] or record.get("quantity") == "embodied"
     if known(value):
         return Quantity(number(value) if told else UNRESOLVED, span, record["unit"])
     # Of a range, such as that over the world's grids, there is no best value.
