@@ -11,6 +11,7 @@ beyond the end of a block are 0 (Golub and Van Loan, Matrix Computations, sectio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+
+def beside(arrays: Sequence[Floats], diagonal: float = 0.0) -> Floats:
+    """Return the blocks of several arrays beside each other, filled up to the largest size with zeros.
+
+    Args:
+        arrays: bands, or columns.
+        diagonal: 1 for bands, which are filled up with the unit matrix: that changes nothing else.
+    """
+    width, size = (max(array.shape[axis] for array in arrays) for axis in (0, 1))
+    joined = np.zeros((width, size, sum(array.shape[2] for array in arrays)))
+    joined[0] = diagonal
+    first = 0
+    for array in arrays:
+        joined[: len(array), : array.shape[1], first : first + array.shape[2]] = array
+        first += array.shape[2]
+    return joined
 
 
 def factorise(band: Floats) -> Floats:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.banded import factorise, halfway, log_determinants
+from mlmeter.energy.banded import beside, factorise, halfway, log_determinants
 from mlmeter.energy.occupancy import Occupancy
 
 if TYPE_CHECKING:
@@ -220,6 +220,13 @@ class Design:
         return Whitened(factor, found[: len(self.columns)], found[len(self.columns) :])
 
 
+def whitened_together(designs: Sequence[Design], scatter: Scatter) -> Whitened:
+    """Return the columns of small designs, their blocks beside each other: a step for each costs more."""
+    factor = factorise(beside([design.covariance(scatter) for design in designs], diagonal=1.0))
+    columns = halfway(factor, beside([design.columns for design in designs]))
+    return Whitened(factor, columns, columns[:0])
+
+
 @dataclass(frozen=True, slots=True)
 class Whitened:
     """Columns, and further ones, in units of their standard deviations; the band of the factor of V."""
@@ -227,6 +234,10 @@ class Whitened:
     factor: Floats
     columns: Floats
     more: Floats
+
+    def of_blocks(self, blocks: slice) -> Whitened:
+        """Return some of the blocks."""
+        return Whitened(self.factor[..., blocks], self.columns[..., blocks], self.more[..., blocks])
 
     @property
     def products(self) -> Floats:

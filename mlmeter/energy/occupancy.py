@@ -161,6 +161,11 @@ class Occupancy:
         return self.segments.labels
 
     @property
+    def all_blocks(self) -> Indices:
+        """Numbers of the blocks, shape (blocks,)."""
+        return np.arange(self.blocks)
+
+    @property
     def period_seconds(self) -> float:
         """Mean time from refresh to refresh."""
         return float(self.instants[-1] - self.instants[0]) / max(len(self.joules), 1)
