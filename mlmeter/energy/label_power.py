@@ -167,7 +167,7 @@ class Design:
             seconds,
             _neighbours(part),
             columns,
-            np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)[part],
+            parts.part_seconds[part] * (parts.part_segment[part] >= 0),
             np.stack([fixed, shared]),
             parts.by_block(parts.seconds, chosen) * usable / parts.record.sensed_ratio,
         )

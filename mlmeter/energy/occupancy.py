@@ -75,8 +75,9 @@ class CounterRecord:
 
     def about(self, start: float, end: float) -> CounterRecord:
         """Return the rows from the last one before `start` to the first one after `end`."""
-        first = max(int(np.searchsorted(self.centres, start, side="right")) - 1, 0)
-        rows = slice(first, int(np.searchsorted(self.centres, end)) + 1)
+        centres = self.centres
+        first = max(int(np.searchsorted(centres, start, side="right")) - 1, 0)
+        rows = slice(first, int(np.searchsorted(centres, end)) + 1)
         return replace(self, after=self.after[rows], before=self.before[rows], joules=self.joules[rows])
 
 
