@@ -47,13 +47,15 @@ def factorise(band: Floats) -> Floats:
     """
     factor = band.copy()
     width, size = len(band) - 1, band.shape[1]
-    for row in range(size):
-        if not (factor[0, row] > 0).all():
-            raise np.linalg.LinAlgError("a covariance is not positive definite")
-        factor[:, row] /= np.sqrt(factor[0, row])
-        column = factor[:, row]
-        for below in range(1, min(width, size - 1 - row) + 1):
-            factor[: width + 1 - below, row + below] -= column[below] * column[below:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for row in range(size):
+            column = factor[:, row]
+            column /= np.sqrt(column[0])
+            for below in range(1, min(width, size - 1 - row) + 1):
+                factor[: width + 1 - below, row + below] -= column[below] * column[below:]
+    # The root of what is below zero is no number, nor is anything that follows from it.
+    if not (factor[0] > 0).all():
+        raise np.linalg.LinAlgError("a covariance is not positive definite")
     return factor
 
 

@@ -271,16 +271,29 @@ def means_of(parts: Occupancy, products: Floats, log_determinant: float) -> Mean
         products: of whitened columns, shape (labels + 1, labels + 1).
         log_determinant: of the covariance.
     """
-    labels, prior_variance = parts.labels, parts.record.prior_variance
-    information = products[:-1, :-1] + np.eye(labels) / prior_variance
-    above_mean = np.asarray(np.linalg.solve(information, products[:-1, -1]), dtype=np.float64)
-    log_determinant += float(np.linalg.slogdet(information)[1]) + labels * np.log(prior_variance)
-    misfit = float(products[-1, -1] - above_mean @ products[:-1, -1])
+    information, above_mean, scores = _solved(parts, products[None], np.array([log_determinant]))
     return Means(
-        watts=parts.mean_watts + above_mean,
-        covariance=np.asarray(np.linalg.inv(information), dtype=np.float64),
-        log_likelihood=-(log_determinant + misfit) / 2,
+        watts=parts.mean_watts + above_mean[0],
+        covariance=np.asarray(np.linalg.inv(information[0]), dtype=np.float64),
+        log_likelihood=float(scores[0]),
     )
+
+
+def _solved(parts: Occupancy, products: Floats, log_determinants: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return information, powers beyond the mean power and log-likelihood of each of some candidates.
+
+    Args:
+        parts: what is fitted.
+        products: of whitened columns, shape (candidates, labels + 1, labels + 1).
+        log_determinants: of the covariances, shape (candidates,).
+    """
+    labels, prior_variance = parts.labels, parts.record.prior_variance
+    information = products[:, :-1, :-1] + np.eye(labels) / prior_variance
+    solved = np.linalg.solve(information, products[:, :-1, -1:])
+    above_mean = np.asarray(solved[:, :, 0], dtype=np.float64)
+    determinants = log_determinants + np.linalg.slogdet(information)[1] + labels * np.log(prior_variance)
+    misfits = products[:, -1, -1] - (above_mean * products[:, :-1, -1]).sum(axis=1)
+    return information, above_mean, np.asarray(-(determinants + misfits) / 2, dtype=np.float64)
 
 
 def _likeliest(
@@ -312,11 +325,8 @@ def _likeliest(
     white = np.ascontiguousarray(white).reshape(count, len(design.columns), -1)
     products = white @ white.transpose(0, 2, 1)
     determinants = log_determinants(factor).reshape(count, blocks).sum(axis=1)
-    scores = [
-        means_of(parts, product, float(determinant)).log_likelihood
-        for product, determinant in zip(products, determinants, strict=True)
-    ]
-    return candidates[int((np.array(scores) - penalties).argmax())]
+    _, _, scores = _solved(parts, products, determinants)
+    return candidates[int((scores - penalties).argmax())]
 
 
 def _penalties(ratios: Sequence[float], usual: float, log_sigma: float) -> Floats:
