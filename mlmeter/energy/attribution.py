@@ -25,7 +25,6 @@ from mlmeter.energy.windows import (
     add_to_ancestors,
     add_to_enclosing,
     hulls,
-    same_phase_runs,
 )
 from mlmeter.measurement import Domain
 
@@ -269,7 +268,7 @@ class Attribution:
     def _undivided_phases(self, phases: int) -> NDArray[np.float64]:
         """Return the columns of phases without concurrent pieces: what follows each other is one span."""
         ownership, timeline = self._ownership, self.timeline
-        phase, first, last = same_phase_runs(ownership, self._phase_of_window)
+        phase, first, last = self.labelled.phase_runs
         upto = np.concatenate(([0.0], np.cumsum(self._steps)))
         columns = np.zeros((5, phases))
         # Some runs at a time, that the processor's cache holds.

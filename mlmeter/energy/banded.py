@@ -11,6 +11,7 @@ beyond the end of a block are 0 (Golub and Van Loan, Matrix Computations, sectio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+def beside(arrays: Sequence[Floats], diagonal: float = 0.0) -> Floats:
+    """Return the blocks of several arrays beside each other, filled up to the largest size with zeros.
+
+    Args:
+        arrays: bands, or columns.
+        diagonal: 1 for bands, which are filled up with the unit matrix: that changes nothing else.
+    """
+    width, size = (max(array.shape[axis] for array in arrays) for axis in (0, 1))
+    joined = np.zeros((width, size, sum(array.shape[2] for array in arrays)))
+    joined[0] = diagonal
+    first = 0
+    for array in arrays:
+        joined[: len(array), : array.shape[1], first : first + array.shape[2]] = array
+        first += array.shape[2]
+    return joined
+
+
 def factorise(band: Floats) -> Floats:
     """Return the band of L with L L' = V.
 
@@ -29,13 +47,15 @@ def factorise(band: Floats) -> Floats:
     """
     factor = band.copy()
     width, size = len(band) - 1, band.shape[1]
-    for row in range(size):
-        if not (factor[0, row] > 0).all():
-            raise np.linalg.LinAlgError("a covariance is not positive definite")
-        factor[:, row] /= np.sqrt(factor[0, row])
-        column = factor[:, row]
-        for below in range(1, min(width, size - 1 - row) + 1):
-            factor[: width + 1 - below, row + below] -= column[below] * column[below:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for row in range(size):
+            column = factor[:, row]
+            column /= np.sqrt(column[0])
+            for below in range(1, min(width, size - 1 - row) + 1):
+                factor[: width + 1 - below, row + below] -= column[below] * column[below:]
+    # The root of what is below zero is no number, nor is anything that follows from it.
+    if not (factor[0] > 0).all():
+        raise np.linalg.LinAlgError("a covariance is not positive definite")
     return factor
 
 

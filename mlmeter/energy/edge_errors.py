@@ -51,10 +51,11 @@ def edge_joules(fit: PhasePowerFit) -> Floats:
     from interval to interval, beyond what errors of time explain.
     """
     parts, segments = fit.occupancy, fit.occupancy.segments
-    instants, period = parts.instants, parts.period_seconds
-    first = np.searchsorted(segments.edges, instants[:-1], side="right") - 1
-    pure = first == np.searchsorted(segments.edges, instants[1:]) - 1
-    pure &= (first >= 0) & (first < len(segments.label)) & parts.usable
+    # Pieces are in order of time: the first and the last one of each interval.
+    begins = np.flatnonzero(np.diff(parts.piece_interval, prepend=-1))
+    ends = np.append(begins[1:], len(parts.piece_part))[: len(begins)] - 1
+    first, last = (parts.part_segment[parts.piece_part[pieces]] for pieces in (begins, ends))
+    pure = (first == last) & (first >= 0) & parts.usable
     watts, expected = _interval_watts(parts, fit.scatter.noise_density)
     segment, watts, expected = first[pure], watts[pure], expected[pure]
     count = np.bincount(segment, minlength=len(segments.label))
@@ -73,8 +74,9 @@ def edge_joules(fit: PhasePowerFit) -> Floats:
     excess = np.where(found > NOISE_EXCESS_RATIO * explained, found - explained, 0.0)
     variance = np.divide(excess, freedoms, out=np.zeros(len(excess)), where=freedoms > 0)
     sigma_watts = np.sqrt(np.maximum(variance[:-1], variance[-1]))[segments.label]
-    long = segments.seconds >= period
-    return np.asarray(np.where(long, sigma_watts * period * EDGES_SIGMA, 0.0), dtype=np.float64)
+    long = segments.seconds >= parts.period_seconds
+    joules = sigma_watts * parts.period_seconds * EDGES_SIGMA
+    return np.asarray(np.where(long, joules, 0.0), dtype=np.float64)
 
 
 def _interval_watts(parts: Occupancy, noise_density: float) -> tuple[Floats, Floats]:

@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.counter_lag import (
-    FEW_BLOCKS,
-    changed_parts,
-    excerpts,
-    log_likelihood,
-    refitted,
-    session_changes,
-)
 from mlmeter.energy.occupancy import Occupancy
 from mlmeter.energy.phase_power import PhasePowerFit
+from mlmeter.energy.stretches import FEW_BLOCKS, Stretches, excerpts, session_changes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,50 +52,50 @@ def systematic_sigmas(fit: PhasePowerFit, edge_seconds: float, *, refit: bool) -
         edge_seconds: by how much power may trail the edge of a window.
         refit: whether the lag of the counter may be wrong, as it may for a GPU.
     """
-    record = fit.occupancy.record
+    parts, record = fit.occupancy, fit.occupancy.record
+    # A long session is judged by some stretches of it.
+    stretches = Stretches.of(parts, excerpts(parts))
     # Seen through a part of the time, an error of time is so much longer.
     edge_seconds /= record.sensed_ratio
     # Of a lag that was found, power that trails the edges may be a part.
     told = refit and record.lag_seconds == 0.0 and record.sensed_ratio == 1.0
-    trailing = min(edge_seconds, trailing_seconds(fit)) if told else edge_seconds
-    variance = leverage_sigmas(fit, edge_seconds, trailing) ** 2
+    trailing = min(edge_seconds, trailing_seconds(fit, stretches)) if told else edge_seconds
+    variance = leverage_sigmas(fit, stretches, edge_seconds, trailing) ** 2
     if refit:
-        variance += lag_changes(fit) ** 2
-    parts = fit.occupancy
+        variance += lag_changes(fit, stretches) ** 2
     seconds = np.bincount(parts.segments.label, parts.segments.seconds, minlength=parts.labels)
     widest = (parts.record.max_watts - parts.record.min_watts) * seconds
     return np.asarray(np.minimum(np.sqrt(variance), widest), dtype=np.float64)
 
 
-def trailing_seconds(fit: PhasePowerFit) -> float:
+def trailing_seconds(fit: PhasePowerFit, stretches: Stretches) -> float:
     """Return by how much power can trail the edges of windows, so far as the counter tells.
 
     Power that trails all edges looks like a counter that lags: a lag that the counter
     contradicts is no trailing power either.
     """
-    parts = fit.occupancy
-    stretches = excerpts(parts)
-    scores = [
-        log_likelihood(parts, fit.scatter, stretches, lag_seconds=parts.record.lag_seconds + trailing)
-        for trailing in (0.0, *TRAILING_SECONDS)
-    ]
+    lag = fit.occupancy.record.lag_seconds
+    candidates = [{"lag_seconds": lag + trailing} for trailing in (0.0, *TRAILING_SECONDS)]
+    scores = stretches.log_likelihoods(fit.scatter, candidates)
     contradicted = np.array(scores[1:]) < max(scores) - CONTRADICTED_LOG_LIKELIHOOD
     # The limit is somewhere between the last that is allowed and the next: the safe side counts.
     allowed = int(np.flatnonzero(~contradicted).max(initial=-1)) + 1
     return TRAILING_SECONDS[min(allowed, len(TRAILING_SECONDS) - 1)]
 
 
-def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: float) -> Floats:
+def leverage_sigmas(
+    fit: PhasePowerFit, stretches: Stretches, edge_seconds: float, trailing_seconds: float
+) -> Floats:
     """Return what errors of time at the edges of windows can do to each label, in J.
 
     Args:
         fit: the fit to judge.
+        stretches: by which a long session is judged.
         edge_seconds: errors that the shape of the power can cause, in step with the load.
         trailing_seconds: those that are alike at all edges.
     """
     parts, segments = fit.occupancy, fit.occupancy.segments
-    # A long session is judged by some stretches of it.
-    few = [parts] if parts.blocks <= FEW_BLOCKS else changed_parts(parts, excerpts(parts))
+    few = [parts] if parts.blocks <= FEW_BLOCKS else stretches.changed()
     intervals = _Intervals.of(few, edge_seconds)
     excerpt_label = np.concatenate([some.segments.label for some in few])
     excerpt_seconds = np.concatenate([some.segments.seconds for some in few])
@@ -127,19 +120,18 @@ def leverage_sigmas(fit: PhasePowerFit, edge_seconds: float, trailing_seconds: f
     return sigmas
 
 
-def lag_changes(fit: PhasePowerFit) -> Floats:
+def lag_changes(fit: PhasePowerFit, stretches: Stretches) -> Floats:
     """Return the largest change of each label's energy under lags that the counter allows, in J.
 
     A long session is refitted in some stretches; the changes there stand for the others.
     """
     parts = fit.occupancy
-    stretches = excerpts(parts)
-    fitted, shifted = refitted(parts, fit.scatter, stretches), []
+    fitted, shifted = stretches.refitted(fit.scatter), []
     for sign in (-1.0, 1.0):
         shift = max(FIRST_SHIFT_SECONDS, FIRST_SHIFT_PERIODS * parts.period_seconds)
         while True:
             lag = parts.record.lag_seconds + sign * shift
-            found = refitted(parts, fit.scatter, stretches, lag_seconds=lag)
+            found = stretches.refitted(fit.scatter, {"lag_seconds": lag})
             fall = fitted.log_likelihood - found.log_likelihood
             if fall <= CONTRADICTED_LOG_LIKELIHOOD or shift <= LEAST_SHIFT_SECONDS:
                 break

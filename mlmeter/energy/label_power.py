@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlmeter.energy.banded import factorise, halfway, log_determinants
+from mlmeter.energy.banded import beside, factorise, halfway, log_determinants
 from mlmeter.energy.occupancy import Occupancy
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Design:
             seconds,
             _neighbours(part),
             columns,
-            np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)[part],
+            parts.part_seconds[part] * (parts.part_segment[part] >= 0),
             np.stack([fixed, shared]),
             parts.by_block(parts.seconds, chosen) * usable / parts.record.sensed_ratio,
         )
@@ -220,6 +220,13 @@ class Design:
         return Whitened(factor, found[: len(self.columns)], found[len(self.columns) :])
 
 
+def whitened_together(designs: Sequence[Design], scatter: Scatter) -> Whitened:
+    """Return the columns of small designs, their blocks beside each other: a step for each costs more."""
+    factor = factorise(beside([design.covariance(scatter) for design in designs], diagonal=1.0))
+    columns = halfway(factor, beside([design.columns for design in designs]))
+    return Whitened(factor, columns, columns[:0])
+
+
 @dataclass(frozen=True, slots=True)
 class Whitened:
     """Columns, and further ones, in units of their standard deviations; the band of the factor of V."""
@@ -227,6 +234,10 @@ class Whitened:
     factor: Floats
     columns: Floats
     more: Floats
+
+    def of_blocks(self, blocks: slice) -> Whitened:
+        """Return some of the blocks."""
+        return Whitened(self.factor[..., blocks], self.columns[..., blocks], self.more[..., blocks])
 
     @property
     def products(self) -> Floats:
@@ -260,16 +271,29 @@ def means_of(parts: Occupancy, products: Floats, log_determinant: float) -> Mean
         products: of whitened columns, shape (labels + 1, labels + 1).
         log_determinant: of the covariance.
     """
-    labels, prior_variance = parts.labels, parts.record.prior_variance
-    information = products[:-1, :-1] + np.eye(labels) / prior_variance
-    above_mean = np.asarray(np.linalg.solve(information, products[:-1, -1]), dtype=np.float64)
-    log_determinant += float(np.linalg.slogdet(information)[1]) + labels * np.log(prior_variance)
-    misfit = float(products[-1, -1] - above_mean @ products[:-1, -1])
+    information, above_mean, scores = _solved(parts, products[None], np.array([log_determinant]))
     return Means(
-        watts=parts.mean_watts + above_mean,
-        covariance=np.asarray(np.linalg.inv(information), dtype=np.float64),
-        log_likelihood=-(log_determinant + misfit) / 2,
+        watts=parts.mean_watts + above_mean[0],
+        covariance=np.asarray(np.linalg.inv(information[0]), dtype=np.float64),
+        log_likelihood=float(scores[0]),
     )
+
+
+def _solved(parts: Occupancy, products: Floats, log_determinants: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return information, powers beyond the mean power and log-likelihood of each of some candidates.
+
+    Args:
+        parts: what is fitted.
+        products: of whitened columns, shape (candidates, labels + 1, labels + 1).
+        log_determinants: of the covariances, shape (candidates,).
+    """
+    labels, prior_variance = parts.labels, parts.record.prior_variance
+    information = products[:, :-1, :-1] + np.eye(labels) / prior_variance
+    solved = np.linalg.solve(information, products[:, :-1, -1:])
+    above_mean = np.asarray(solved[:, :, 0], dtype=np.float64)
+    determinants = log_determinants + np.linalg.slogdet(information)[1] + labels * np.log(prior_variance)
+    misfits = products[:, -1, -1] - (above_mean * products[:, :-1, -1]).sum(axis=1)
+    return information, above_mean, np.asarray(-(determinants + misfits) / 2, dtype=np.float64)
 
 
 def _likeliest(
@@ -301,11 +325,8 @@ def _likeliest(
     white = np.ascontiguousarray(white).reshape(count, len(design.columns), -1)
     products = white @ white.transpose(0, 2, 1)
     determinants = log_determinants(factor).reshape(count, blocks).sum(axis=1)
-    scores = [
-        means_of(parts, product, float(determinant)).log_likelihood
-        for product, determinant in zip(products, determinants, strict=True)
-    ]
-    return candidates[int((np.array(scores) - penalties).argmax())]
+    _, _, scores = _solved(parts, products, determinants)
+    return candidates[int((scores - penalties).argmax())]
 
 
 def _penalties(ratios: Sequence[float], usual: float, log_sigma: float) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlmeter.cached import cached_property
 from mlmeter.energy.membership import Membership
-from mlmeter.energy.windows import Ownership, Windows
+from mlmeter.energy.windows import Ownership, Windows, same_phase_runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,28 +48,36 @@ class LabelledWindows:
     def _unmerged(self) -> tuple[Indices, Indices]:
         """Label each segment by its owners, gaps also by the window before them, and its group."""
         windows, ownership = self.windows, self.ownership
-        spans = Membership.of_ranges(ownership.first, ownership.last)
-        owner = ownership.owner[spans.group]
         size = len(ownership.edges) - 1
+        if ownership.one_by_one:
+            owner, segment = ownership.owner, np.arange(size)
+        else:
+            spans = Membership.of_ranges(ownership.first, ownership.last)
+            owner, segment = ownership.owner[spans.group], spans.segment
         is_parent = np.zeros(len(windows), dtype=np.bool_)
         is_parent[windows.parent[1:]] = True
         is_parent[0] = True
         label = np.zeros(size, dtype=np.int64)
-        label[spans.segment] = windows.label[owner] + 1
+        label[segment] = windows.label[owner] + 1
         shared = ownership.owners > 1
         if shared.any():
             # Several owners make one label of their own: that of the set of their labels.
             names = int(windows.label.max()) + 2
             codes = np.random.default_rng(0).integers(1, 2**62, names, dtype=np.uint64)
             code = np.zeros(size, dtype=np.uint64)
-            np.add.at(code, spans.segment, codes[windows.label[owner] + 1])
+            np.add.at(code, segment, codes[windows.label[owner] + 1])
             label[shared] = names + np.unique(code[shared], return_inverse=True)[1].reshape(-1)
         gap = np.ones(size, dtype=np.bool_)
-        gap[spans.segment[~is_parent[owner]]] = False
+        gap[segment[~is_parent[owner]]] = False
         phase = np.zeros(size, dtype=np.int64)
-        phase[spans.segment] = self.phase_of_window[owner]
+        phase[segment] = self.phase_of_window[owner]
         # Labels are few: their numbers are held in half of the memory.
         return gap_labels(label, gap).astype(np.int32), (2 * phase + gap).astype(np.int32)
+
+    @cached_property
+    def phase_runs(self) -> tuple[Indices, Indices, Indices]:
+        """Phase, first and last edge of what is of one phase without a break; see `same_phase_runs`."""
+        return same_phase_runs(self.ownership, self.phase_of_window)
 
 
 def gap_labels(label: Indices, gap: NDArray[np.bool_]) -> Indices:

@@ -75,8 +75,9 @@ class CounterRecord:
 
     def about(self, start: float, end: float) -> CounterRecord:
         """Return the rows from the last one before `start` to the first one after `end`."""
-        first = max(int(np.searchsorted(self.centres, start, side="right")) - 1, 0)
-        rows = slice(first, int(np.searchsorted(self.centres, end)) + 1)
+        centres = self.centres
+        first = max(int(np.searchsorted(centres, start, side="right")) - 1, 0)
+        rows = slice(first, int(np.searchsorted(centres, end)) + 1)
         return replace(self, after=self.after[rows], before=self.before[rows], joules=self.joules[rows])
 
 
@@ -145,7 +146,7 @@ class Occupancy:
     timing_variance: Floats
     shared_variance: Floats
     mean_watts: float
-    part_segment: Indices
+    part_segment: Compact
     part_label: Indices
     part_seconds: Floats
     piece_interval: Compact
@@ -159,6 +160,11 @@ class Occupancy:
     def labels(self) -> int:
         """How many labels there are."""
         return self.segments.labels
+
+    @property
+    def all_blocks(self) -> Indices:
+        """Numbers of the blocks, shape (blocks,)."""
+        return np.arange(self.blocks)
 
     @property
     def period_seconds(self) -> float:
@@ -283,13 +289,14 @@ def _instants(record: CounterRecord, start: float) -> tuple[Floats, Floats, Floa
     return centres[kept], sigma[kept], record.joules[kept]
 
 
-def _parts(segments: Segments, instants: Floats, size: int) -> tuple[Floats, Indices, Indices]:
+def _parts(segments: Segments, instants: Floats, size: int) -> tuple[Floats, Compact, Indices]:
     """Return the cuts between parts and the segment and label of each part."""
     edges = segments.edges
     # The counter's time outside all segments takes the label of the segment beside it.
     outer = np.array([min(edges[0], instants[0]), max(edges[-1], instants[-1])])
-    first = np.searchsorted(instants, edges[:-1], side="right")
-    last = np.searchsorted(instants, edges[1:])
+    behind = np.searchsorted(instants, edges)
+    on_instant = instants[np.minimum(behind, len(instants) - 1)] == edges
+    first, last = behind[:-1] + on_instant[:-1], behind[1:]
     long = last - first >= LONGEST_PART_INTERVALS
     # Cut a long segment near both ends, and what is between into lengths that are allowed.
     near_end = last[long] - END_PART_INTERVALS
@@ -298,18 +305,28 @@ def _parts(segments: Segments, instants: Floats, size: int) -> tuple[Floats, Ind
     step = ranges(np.zeros(len(count), dtype=np.int64), count)
     inner = np.repeat(first[long] + END_PART_INTERVALS - 1, count) + LONGEST_PART_INTERVALS * step
     cut_at = np.concatenate([inner, near_end, np.arange(size, len(instants) - 1, size)])
-    cuts = _merged(np.unique(np.concatenate([outer, instants[cut_at]])), edges)
-    segment = np.searchsorted(edges, cuts[:-1], side="right") - 1
-    nearest = np.clip(segment, 0, len(segments.label) - 1)
+    cuts, _, segment = _merged(np.unique(np.concatenate([outer, instants[cut_at]])), edges)
+    segment = segment[:-1]
+    label = segments.label[np.clip(segment, 0, len(segments.label) - 1)]
     segment[segment == len(segments.label)] = -1
-    return cuts, segment.astype(np.int64), segments.label[nearest]
+    return cuts, segment, label
 
 
-def _merged(one: Floats, other: Floats) -> Floats:
-    """Merge two ascending arrays, each value once."""
+def _merged(one: Floats, other: Floats) -> tuple[Floats, Compact, Compact]:
+    """Merge two ascending arrays, each value once.
+
+    Returns:
+        The values, and of each the number of the last one in either array that is not above it, -1
+        without any.
+    """
+    both = np.concatenate([one, other])
     # A stable sort takes what is sorted already as it is.
-    both = np.sort(np.concatenate([one, other]), kind="stable")
-    return np.asarray(both[np.append(True, np.diff(both) > 0)], dtype=np.float64)
+    order = np.argsort(both, kind="stable")
+    both = both[order]
+    of_other = order >= len(one)
+    kept = np.append(both[1:] > both[:-1], True)
+    numbers = (np.cumsum(which, dtype=np.int32)[kept] - 1 for which in (~of_other, of_other))
+    return both[kept], *numbers
 
 
 def _pieces(instants: Floats, cuts: Floats) -> tuple[Compact, Compact, Floats]:
@@ -319,16 +336,9 @@ def _pieces(instants: Floats, cuts: Floats) -> tuple[Compact, Compact, Floats]:
         instants: refreshes, ascending, shape (intervals + 1,).
         cuts: between parts, ascending, from the first instant or before to the last or after.
     """
-    inside = np.clip(cuts, instants[0], instants[-1])
-    edges = _merged(inside, instants)
     # Cuts before the first refresh are all clipped to it: the last of them counts.
-    part = np.zeros(len(edges), dtype=np.int32)
-    np.maximum.at(part, np.searchsorted(edges, inside), np.arange(len(cuts), dtype=np.int32))
-    starts = np.zeros(len(edges), dtype=np.int32)
-    starts[np.searchsorted(edges, instants)] = 1
-    interval = np.cumsum(starts, dtype=np.int32)[:-1] - 1
-    part = np.minimum(np.maximum.accumulate(part)[:-1], len(cuts) - 2)
-    return interval, part, edges
+    edges, part, interval = _merged(np.clip(cuts, instants[0], instants[-1]), instants)
+    return interval[:-1], np.minimum(part[:-1], len(cuts) - 2), edges
 
 
 def _gapless(record: CounterRecord, instants: Floats) -> NDArray[np.bool_]:

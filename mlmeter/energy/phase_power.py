@@ -16,14 +16,14 @@ powers integrated out gives values, covariances and the likelihood of the scatte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlmeter.energy.banded import rest_of_the_way
-from mlmeter.energy.label_power import Design, Means, Scatter, Whitened, find_scatter, means_of
+from mlmeter.energy.label_power import Design, Means, Scatter, find_scatter, means_of, whitened_together
 from mlmeter.energy.occupancy import LEAST_WATTS, CounterRecord, Occupancy, Segments, occupancy
 
 if TYPE_CHECKING:
@@ -95,22 +95,25 @@ def chunk_blocks(parts: Occupancy) -> int:
 def chunks(parts: Occupancy) -> list[Indices]:
     """Return the blocks, some at a time."""
     step = chunk_blocks(parts)
-    return [np.arange(first, min(first + step, parts.blocks)) for first in range(0, parts.blocks, step)]
+    return [parts.all_blocks[first : first + step] for first in range(0, parts.blocks, step)]
 
 
 def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
     """Find powers and energies, given the scatter."""
     labels, weighted = parts.labels, []
+    products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
     # Products of the covariances with each label's energy, and with each label's power.
     told, exposed = np.zeros((labels, labels)), np.zeros((labels, labels))
-
-    def keep(_: int, white: Whitened) -> None:
+    for chosen in chunks(parts):
+        design = Design.of(parts, chosen)
+        white = design.whitened(scatter, design.gains(scatter))
+        products += white.products
+        log_determinant += white.log_determinant
         gains = white.more.reshape(labels, -1)
-        np.add(told, gains @ gains.T, out=told)
-        np.add(exposed, gains @ white.columns[:-1].reshape(labels, -1).T, out=exposed)
-        weighted.append(rest_of_the_way(white.factor, white.columns))
-
-    means = common_means([parts], scatter, keep, gains=True)
+        told += gains @ gains.T
+        exposed += gains @ white.columns[:-1].reshape(labels, -1).T
+        weighted.append((chosen, rest_of_the_way(white.factor, white.columns)))
+    means = means_of(parts, products, log_determinant)
     energies, closure_ratio = _energies_of(parts, scatter, means, weighted)
     own = np.where(parts.part_segment >= 0, parts.part_seconds, 0.0)
     seconds = np.bincount(parts.part_label, own, minlength=labels)
@@ -123,17 +126,27 @@ def solve(parts: Occupancy, scatter: Scatter) -> PhasePowerFit:
 
 def solve_together(excerpts: Sequence[Occupancy], scatter: Scatter) -> CommonFit:
     """Find the powers that some parts of a session have in common, and the energies with these."""
-    weighted: list[list[Floats]] = [[] for _ in excerpts]
-
-    def keep(number: int, white: Whitened) -> None:
-        weighted[number].append(rest_of_the_way(white.factor, white.columns))
-
-    means = common_means(excerpts, scatter, keep)
-    joules = np.zeros(excerpts[0].labels)
-    for parts, columns in zip(excerpts, weighted, strict=True):
-        energies, _ = _energies_of(parts, scatter, means, columns)
+    white = whitened_together([Design.of(parts, parts.all_blocks) for parts in excerpts], scatter)
+    means = means_of(excerpts[0], white.products, white.log_determinant)
+    weighted = rest_of_the_way(white.factor, white.columns)
+    joules, first = np.zeros(excerpts[0].labels), 0
+    for parts in excerpts:
+        own = weighted[:, : parts.size, first : first + parts.blocks]
+        first += parts.blocks
+        energies, _ = _energies_of(parts, scatter, means, [(parts.all_blocks, own)])
         joules += label_joules(parts.segments, energies)
     return CommonFit(means.log_likelihood, joules)
+
+
+def log_likelihoods(candidates: Sequence[Sequence[Occupancy]], scatter: Scatter) -> list[float]:
+    """Return the log-likelihood of each candidate: some parts of a session with powers in common."""
+    designs = [Design.of(parts, parts.all_blocks) for excerpts in candidates for parts in excerpts]
+    white, first, found = whitened_together(designs, scatter), 0, []
+    for excerpts in candidates:
+        last = first + sum(parts.blocks for parts in excerpts)
+        own, first = white.of_blocks(slice(first, last)), last
+        found.append(means_of(excerpts[0], own.products, own.log_determinant).log_likelihood)
+    return found
 
 
 def label_joules(segments: Segments, energies_joules: Floats) -> Floats:
@@ -141,48 +154,20 @@ def label_joules(segments: Segments, energies_joules: Floats) -> Floats:
     return np.bincount(segments.label, energies_joules, minlength=segments.labels).astype(np.float64)
 
 
-def common_means(
-    excerpts: Sequence[Occupancy],
-    scatter: Scatter,
-    keep: Callable[[int, Whitened], object] | None = None,
-    *,
-    gains: bool = False,
-) -> Means:
-    """Find the powers that some parts of a session have in common.
-
-    Args:
-        excerpts: the parts.
-        scatter: of their labels.
-        keep: called with the number of the excerpt and some of its blocks, chunk by chunk.
-        gains: whether the further columns are to be the covariances with the labels' energies.
-    """
-    labels = excerpts[0].labels
-    products, log_determinant = np.zeros((labels + 1, labels + 1)), 0.0
-    for number, parts in enumerate(excerpts):
-        for chosen in chunks(parts):
-            design = Design.of(parts, chosen)
-            white = design.whitened(scatter, design.gains(scatter) if gains else None)
-            products += white.products
-            log_determinant += white.log_determinant
-            if keep is not None:
-                keep(number, white)
-    return means_of(excerpts[0], products, log_determinant)
-
-
 def _energies_of(
-    parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[Floats]
+    parts: Occupancy, scatter: Scatter, means: Means, weighted: Sequence[tuple[Indices, Floats]]
 ) -> tuple[Floats, float]:
     """Find the energy of each segment, given the powers, and the closure ratio.
 
     Args:
         parts, scatter, means: what is known.
-        weighted: of each chunk V^-1 times its columns.
+        weighted: some blocks at a time, and V^-1 times their columns.
     """
     limits = parts.record.min_watts, parts.record.max_watts
     # What no interval tells of goes on at the power of its label.
     energies = np.clip(means.watts, *limits)[parts.part_label] * parts.part_seconds
     before_scaling = 0.0
-    for chosen, columns in zip(chunks(parts), weighted, strict=True):
+    for chosen, columns in weighted:
         own = _ChunkParts.of(parts, chosen)
         if own is None:
             continue

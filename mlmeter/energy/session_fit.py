@@ -167,7 +167,7 @@ def _edges_tell(timeline: CounterTimeline, windows: Windows, edges: Floats) -> b
 
 def _brackets_are_narrow(record: CounterRecord, edges: Floats, period_seconds: float) -> bool:
     """Whether refreshes about the edges of windows are known to better than half a period."""
-    rows = np.unique(np.searchsorted(record.before, edges))
-    rows = rows[rows < len(record.before)]
+    following = np.bincount(np.searchsorted(record.before, edges), minlength=len(record.before))
+    rows = np.flatnonzero(following[: len(record.before)])
     width = record.before[rows] - record.after[rows]
     return len(rows) > 0 and float(np.median(width)) <= WIDEST_BRACKET_PERIODS * period_seconds

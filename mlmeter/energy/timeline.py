@@ -68,22 +68,33 @@ class Timeline(Protocol):
 
 
 class _Places(NamedTuple):
-    """Where some consecutive intervals between refreshes begin and end, as columns of one length.
+    """Where some consecutive intervals between refreshes begin and end.
 
     Attributes:
-        joules: energy from refresh to refresh.
-        seconds: metered time from the earliest beginning to the latest end.
-        first, since_first: number of the last cut before the earliest beginning, and the metered
-            time since then.
-        last, since_last: the same of the latest end.
+        rows: the refreshes, from that which begins the first interval to that which ends the last one.
+        steps: the steps from edge to edge that the intervals touch.
+        step_seconds: metered time of each step, shape (steps,).
+        first, since_first: the step in which each interval begins at the earliest, from 0, and the metered
+            time since that step began, shape (intervals,).
+        last, since_last: the same of its latest end.
     """
 
-    joules: Joules
-    seconds: Seconds
+    rows: slice
+    steps: slice
+    step_seconds: Seconds
     first: Indices
     since_first: Seconds
     last: Indices
     since_last: Seconds
+
+    def part_seconds(self, weights: Seconds) -> Seconds:
+        """Return the metered time in each interval of which a part counts, shape (intervals,)."""
+        weights = weights[self.steps]
+        upto = np.zeros(len(weights) + 1)
+        np.cumsum(weights * self.step_seconds, out=upto[1:])
+        seconds = upto[self.last] + weights[self.last] * self.since_last
+        seconds -= upto[self.first] + weights[self.first] * self.since_first
+        return np.asarray(seconds, dtype=np.float64)
 
 
 class CounterTimeline:
@@ -216,61 +227,52 @@ class CounterTimeline:
         are short does not matter then, as it does when each is bounded by itself.
         """
         if self.part_time:
-            seconds = float((np.diff(edges) * weights).sum())
-            return self.min_power_watts * seconds, self.max_power_watts * seconds
-        # Gaps are cut out, so that time in them bounds nothing.
-        cuts, weight = self._cut(edges, weights)
-        part_seconds = np.zeros(len(cuts))
-        np.cumsum(weight * np.diff(self.gaps.metered(cuts)), out=part_seconds[1:])
-        padded = np.append(weight, 0.0)
+            part_seconds = float(np.diff(edges) @ weights)
+            return self.min_power_watts * part_seconds, self.max_power_watts * part_seconds
         least, most, low, high = self.min_power_watts, self.max_power_watts, 0.0, 0.0
-        for place in self._places(cuts):
+        for place in self._places(edges):
             # A refresh is somewhere in its bracket: from the first to the last possible instant.
-            own_seconds = part_seconds[place.last] + padded[place.last] * place.since_last
-            own_seconds -= part_seconds[place.first] + padded[place.first] * place.since_first
-            rest_seconds = np.maximum(place.seconds - own_seconds, 0.0)
-            steps, most_steps = place.joules, place.joules + self.resolution_joules
+            seconds = self._before[place.rows][1:] - self._after[place.rows][:-1]
+            own_seconds = place.part_seconds(weights)
+            rest_seconds = np.maximum(seconds - own_seconds, 0.0)
+            steps = np.diff(self.joules[place.rows])
             low += float(np.maximum(steps - most * rest_seconds, least * own_seconds).sum())
+            most_steps = steps + self.resolution_joules
             high += float(np.minimum(most_steps - least * rest_seconds, most * own_seconds).sum())
         # Before the first and after the last refresh, and in gaps, only the power is limited.
-        open_starts = np.concatenate((edges[:1], self.after[-1:], self.gaps.starts))
-        open_ends = np.concatenate((self.before[:1], edges[-1:], self.gaps.ends))
-        upto = np.concatenate(([0.0], np.cumsum(weight * np.diff(cuts))))
-        open_seconds = np.interp(open_ends, cuts, upto) - np.interp(open_starts, cuts, upto)
-        high += self.max_power_watts * np.maximum(open_seconds, 0.0).sum()
+        open_seconds = _part_between(edges, weights, edges[0], self.before[0])
+        open_seconds += _part_between(edges, weights, self.after[-1], edges[-1])
+        if len(self.gaps.starts):
+            open_seconds += float(weights @ self.gaps.between(edges[:-1], edges[1:]))
+        high += most * open_seconds
         low_ratio, high_ratio = self.interval_ratios
         return float(low * low_ratio), float(high * high_ratio)
 
-    def _cut(self, edges: Seconds, weights: Seconds) -> tuple[Seconds, Seconds]:
-        """Return edges with those of gaps among them, and the weight from each to the next."""
-        if not len(self.gaps.starts):
-            return edges, weights
-        cuts = np.union1d(edges, self.gaps.times)
-        weight = weights[np.clip(np.searchsorted(edges, cuts[:-1], side="right") - 1, 0, len(weights) - 1)]
-        return cuts, np.where((cuts[:-1] >= edges[0]) & (cuts[1:] <= edges[-1]), weight, 0.0)
-
-    def _places(self, cuts: Seconds) -> list[_Places]:
+    def _places(self, edges: Seconds) -> list[_Places]:
         """Return where intervals between refreshes begin and end, some at a time.
 
         Several parts of a session are asked for one after the other.
         """
-        if self._placed is None or self._placed[0] is not cuts:
-            found = []
-            for begin in range(0, len(self.joules) - 1, INTERVALS_AT_A_TIME):
-                rows = slice(begin, begin + INTERVALS_AT_A_TIME + 1)
-                after, before = self._after[rows][:-1], self._before[rows][1:]
-                first, since_first = self._place(cuts, self.after[rows][:-1])
-                last, since_last = self._place(cuts, self.before[rows][1:])
-                joules = np.diff(self.joules[rows])
-                found.append(_Places(joules, before - after, first, since_first, last, since_last))
-            self._placed = cuts, found
+        if self._placed is None or self._placed[0] is not edges:
+            starts = range(0, len(self.joules) - 1, INTERVALS_AT_A_TIME)
+            places = [self._places_of(edges, slice(row, row + INTERVALS_AT_A_TIME + 1)) for row in starts]
+            self._placed = edges, places
         return self._placed[1]
 
-    def _place(self, cuts: Seconds, times: Seconds) -> tuple[Indices, Seconds]:
-        """Return the last cut before each instant, and the metered time since then."""
-        inside = np.clip(times, cuts[0], cuts[-1])
-        place = np.searchsorted(cuts, inside, side="right") - 1
-        return place, self.gaps.metered(inside) - self.gaps.metered(cuts[place])
+    def _places_of(self, edges: Seconds, rows: slice) -> _Places:
+        starts, ends = (
+            np.clip(times, edges[0], edges[-1]) for times in (self.after[rows][:-1], self.before[rows][1:])
+        )
+        first, last = (
+            np.clip(np.searchsorted(edges, times, side="right") - 1, 0, len(edges) - 2)
+            for times in (starts, ends)
+        )
+        begin, end = int(first.min()), int(last.max()) + 1
+        first, last = first - begin, last - begin
+        metered = self.gaps.metered(edges[begin : end + 1])
+        since_first = self.gaps.metered(starts) - metered[first]
+        since_last = self.gaps.metered(ends) - metered[last]
+        return _Places(rows, slice(begin, end), np.diff(metered), first, since_first, last, since_last)
 
     def covered_seconds(self, starts: Seconds, ends: Seconds) -> Seconds:
         """Return the metered time in each span."""
@@ -325,6 +327,13 @@ class CounterTimeline:
         ):
             lower[unknown], upper[unknown] = -np.inf, np.inf
         return np.maximum(lower_before, lower_after), np.minimum(upper_before, upper_after)
+
+
+def _part_between(edges: Seconds, weights: Seconds, start: float, end: float) -> float:
+    """Return the seconds from `start` to `end` of which a part counts: weights from edge to edge."""
+    first = max(int(np.searchsorted(edges, start, side="right")) - 1, 0)
+    last = int(np.searchsorted(edges, end))
+    return float(weights[first:last] @ np.diff(np.clip(edges[first : last + 1], start, end)))
 
 
 def timeline_of(domain: Domain, rows: Rows, origin_ns: int, kinks: Seconds | None = None) -> Timeline | None:

@@ -20,12 +20,9 @@ from mlmeter.energy.counter_lag import (
     FEWEST_INTERVALS,
     FINE_STEP_PERIODS,
     SHORTEST_LAG_SECONDS,
-    changed_parts,
-    excerpts,
-    session_changes,
 )
-from mlmeter.energy.occupancy import occupancy
-from mlmeter.energy.phase_power import PhasePowerFit, common_means, solve_together
+from mlmeter.energy.phase_power import PhasePowerFit, solve_together
+from mlmeter.energy.stretches import Stretches, excerpts, session_changes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,31 +120,28 @@ def _own_lag(fit: PhasePowerFit, stretch: tuple[float, float], lags: Floats) -> 
     chosen = replace(record, after=record.after[rows], before=record.before[rows], joules=record.joules[rows])
     # The same rows for all lags, and all the windows that they can be about.
     ends = chosen.after[0] - 2 * float(lags[-1]), chosen.before[-1] + float(lags[-1])
-    segments = parts.segments.about(*ends)
+    cut = Stretches(parts, ((chosen, parts.segments.about(*ends)),))
 
-    def score(lag: float) -> float:
-        lagging = occupancy(replace(chosen, lag_seconds=lag), segments)
-        return common_means([replace(lagging, mean_watts=parts.mean_watts)], fit.scatter).log_likelihood
+    def likeliest(tried: list[float]) -> tuple[float, float]:
+        scores = cut.log_likelihoods(fit.scatter, [{"lag_seconds": lag} for lag in tried])
+        return max(zip(scores, tried, strict=True))
 
-    decisive = score(fitted) + CONTRARY_LOG_LIKELIHOOD
-    found, coarse = max((score(lag), lag) for lag in lags.tolist())
+    decisive = likeliest([fitted])[0] + CONTRARY_LOG_LIKELIHOOD
+    found, coarse = likeliest(lags.tolist())
     if found < decisive:
         return fitted
     step = float(lags[1] - lags[0])
     fine_steps = round(COARSE_STEP_PERIODS / FINE_STEP_PERIODS)
     fine = [coarse + step * k / fine_steps for k in range(1 - fine_steps, fine_steps)]
-    found, lag = max((score(lag), lag) for lag in fine if lag >= 0.0)
+    found, lag = likeliest([lag for lag in fine if lag >= 0.0])
     shortest = min(SHORTEST_LAG_SECONDS, parts.period_seconds)
     return fitted if found < decisive or abs(lag - fitted) < shortest else lag
 
 
 def _changes(fit: PhasePowerFit, stretches: Sequence[tuple[float, float]], own: Sequence[float]) -> Floats:
     """Return by how much labels have other energies if each stretch has its own lag, in J."""
-    parts = fit.occupancy
-    as_fitted = changed_parts(parts, stretches)
-    changed = [
-        changed_parts(parts, [stretch], lag_seconds=lag)[0]
-        for stretch, lag in zip(stretches, own, strict=True)
-    ]
+    cut = [Stretches.of(fit.occupancy, [stretch]) for stretch in stretches]
+    as_fitted = [part for one in cut for part in one.changed()]
+    changed = [part for one, lag in zip(cut, own, strict=True) for part in one.changed({"lag_seconds": lag})]
     before, after = (solve_together(pieces, fit.scatter) for pieces in (as_fitted, changed))
     return session_changes(fit, before, [after])

@@ -78,7 +78,7 @@ class Ownership:
     loose: NDArray[np.bool_]
 
     @property
-    def _one_by_one(self) -> bool:
+    def one_by_one(self) -> bool:
         """Whether each piece is what is from one edge to the next, in the same order."""
         return len(self.owner) == len(self.owners) and bool((self.owners == 1).all())
 
@@ -90,7 +90,7 @@ class Ownership:
         Args:
             steps: amounts from each edge to the next, shape (edges - 1,).
         """
-        if self._one_by_one:
+        if self.one_by_one:
             return steps
         # An instant without an owner cannot be: the session owns what no window does.
         sums = np.concatenate(([0.0], np.cumsum(steps / np.maximum(self.owners, 1))))
@@ -102,7 +102,7 @@ class Ownership:
         Args:
             member: whether a piece belongs to the set, shape (pieces,).
         """
-        if self._one_by_one:
+        if self.one_by_one:
             return member.astype(np.float64)
         size = len(self.edges)
         changes = np.bincount(self.first[member], minlength=size)
@@ -114,6 +114,8 @@ def resolve_ownership(windows: Windows) -> Ownership:
     """Find the owner or owners of every instant of the session, in n log n time."""
     outlives = outliving(windows)
     owner, start, end = _innermost_pieces(windows, outlives)
+    if len(owner) and np.array_equal(end[:-1], start[1:]):
+        return _one_after_another(windows, outlives, owner, np.append(start, end[-1]))
     edges = np.unique(np.concatenate([start, end]))
     first, last = np.searchsorted(edges, start), np.searchsorted(edges, end)
     changes = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
@@ -124,6 +126,25 @@ def resolve_ownership(windows: Windows) -> Ownership:
     concurrent[owner[concurrent_piece]] = True
     return Ownership(
         owner, start, end, edges, first, last, owners, concurrent_piece, concurrent, outlives[owner]
+    )
+
+
+def _one_after_another(
+    windows: Windows, outlives: NDArray[np.bool_], owner: Indices, edges: Seconds
+) -> Ownership:
+    """Return what it is where each piece begins at the end of the one before: nothing has to be searched."""
+    number = np.arange(len(edges))
+    return Ownership(
+        owner=owner,
+        start=edges[:-1],
+        end=edges[1:],
+        edges=edges,
+        first=number[:-1],
+        last=number[1:],
+        owners=np.ones(len(owner), dtype=np.int64),
+        concurrent_piece=np.zeros(len(owner), dtype=np.bool_),
+        concurrent=np.zeros(len(windows), dtype=np.bool_),
+        loose=outlives[owner],
     )
 
 
@@ -231,6 +252,8 @@ def same_phase_runs(ownership: Ownership, phase_of_owner: Indices) -> tuple[Indi
     if not len(phase):
         return phase, ownership.first, ownership.last
     new = np.concatenate(([True], (phase[1:] != phase[:-1]) | (ownership.first[1:] > ownership.last[:-1])))
+    if new.all():
+        return phase, ownership.first, ownership.last
     first = np.flatnonzero(new)
     last = np.concatenate((first[1:] - 1, [len(phase) - 1]))
     return phase[first], ownership.first[first], ownership.last[last]

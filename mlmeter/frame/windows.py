@@ -165,7 +165,9 @@ def window_names_table(recording: Recording) -> Table:
     calls = np.bincount(group, minlength=size)
     counted = {unit: counts[rows] for unit, counts in units_by_window(recording).items()}
     units = {unit: sum_by(group, np.nan_to_num(counts), size) for unit, counts in counted.items()}
-    inclusive = {name: columns for name, _, columns in resolution.by_domain("inclusive")}
+    # The energy of each window matters only where it has done some work.
+    inclusive = resolution.by_domain("inclusive") if counted else ()
+    each = {name: columns["energy_joules"] for name, _, columns in inclusive}
     blocks = []
     for domain, kind, energies in resolution.pooled(rows, group, size):
         durations = times_of_windows(base_of(resolution, domain))["duration_seconds"]
@@ -176,7 +178,7 @@ def window_names_table(recording: Recording) -> Table:
                 [records.label_table[number] for number in labels],
                 (calls, seconds),
                 energies,
-                pooled_unit_columns(inclusive[domain]["energy_joules"][rows], counted, units, group),
+                pooled_unit_columns(each[domain][rows], counted, units, group) if counted else {},
             )
         )
     return join("window_names", blocks)

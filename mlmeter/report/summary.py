@@ -164,9 +164,10 @@ def _share_rows(recording: Recording) -> list[tuple[str, ...]]:
 def _unit_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Energy per unit of work, from the windows that did the work."""
     rows: list[tuple[str, ...]] = []
-    pooled = build_table(recording, "window_names")
     units = [unit for unit in results(recording).unit_names if not is_metric(unit)]
-    for record in pooled.records():
+    if not units:
+        return rows
+    for record in build_table(recording, "window_names").records():
         name = record["name"]
         for unit in units:
             count = record[unit]

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlmeter.energy.banded import factorise, halfway, inverse_band, log_determinants, rest_of_the_way
+from mlmeter.energy.banded import (
+    beside,
+    factorise,
+    halfway,
+    inverse_band,
+    log_determinants,
+    rest_of_the_way,
+)
 
 Floats = NDArray[np.float64]
 
@@ -51,6 +58,20 @@ def test_factors_solve_as_dense_matrices_do(width: int, seed: int) -> None:
     inverse = np.linalg.inv(matrix)
     inside = dense(np.where(band == 0, 0.0, 1.0)) != 0
     assert dense(inverse_band(factor))[inside] == pytest.approx(inverse[inside])
+
+
+def test_blocks_of_several_sizes_are_solved_beside_each_other() -> None:
+    """What smaller matrices are filled up with changes neither their solutions nor their determinants."""
+    bands = [band_of(3, 0), band_of(1, 1)[:, 5:]]
+    columns = [np.random.default_rng(2).normal(size=(COLUMNS, *band.shape[1:])) for band in bands]
+    factor = factorise(beside(bands, diagonal=1.0))
+    together = rest_of_the_way(factor, halfway(factor, beside(columns)))
+    for number, (band, own) in enumerate(zip(bands, columns, strict=True)):
+        blocks, alone = slice(number * BLOCKS, (number + 1) * BLOCKS), factorise(band)
+        assert log_determinants(factor)[blocks] == pytest.approx(log_determinants(alone))
+        expected = rest_of_the_way(alone, halfway(alone, own))
+        assert together[:, : own.shape[1], blocks] == pytest.approx(expected)
+        assert not together[:, own.shape[1] :, blocks].any()
 
 
 def test_what_is_no_covariance_is_refused() -> None:

@@ -27,6 +27,7 @@ from mlmeter.energy.labels import gap_labels, merge_rare_labels
 from mlmeter.energy.membership import Membership
 from mlmeter.energy.occupancy import CounterRecord, Occupancy, Segments, occupancy
 from mlmeter.energy.phase_power import PhasePowerFit, fit_phase_power, solve
+from mlmeter.energy.stretches import Stretches, excerpts
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,11 @@ def label_sums(fit: PhasePowerFit) -> tuple[Floats, Floats]:
     members = Membership.of_labels(segments.label, segments.labels)
     sums = group_energies(fit, np.zeros(segments.labels), members)
     return sums.joules, sums.sigma_statistical_joules
+
+
+def stretches_of(fit: PhasePowerFit) -> Stretches:
+    """What a long session is judged by."""
+    return Stretches.of(fit.occupancy, excerpts(fit.occupancy))
 
 
 def variances(
@@ -326,7 +332,8 @@ def test_edges_of_time_matter_less_for_long_windows() -> None:
     ratios = []
     for window_seconds in (0.03, 0.3):
         fit = fit_phase_power(*session(2, window_seconds=window_seconds)[:2])
-        ratios.append(leverage_sigmas(fit, SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS)[1] / label_sums(fit)[0][1])
+        sigmas = leverage_sigmas(fit, stretches_of(fit), SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS)
+        ratios.append(sigmas[1] / label_sums(fit)[0][1])
     assert 0 < ratios[1] < ratios[0]
 
 
@@ -334,8 +341,8 @@ def test_a_label_without_neighbours_has_no_systematic_term() -> None:
     """With one label, errors of time move next to nothing, and that at the ends of the rows."""
     record, segments, _ = session(2)
     fit = fit_phase_power(record, replace(segments, label=np.zeros_like(segments.label), labels=1))
-    assert leverage_sigmas(fit, SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS).tolist() == [0.0]
-    assert lag_changes(fit)[0] < 1e-4 * fit.energies_joules.sum()
+    assert leverage_sigmas(fit, stretches_of(fit), SLOW_EDGE_SECONDS, SLOW_EDGE_SECONDS).tolist() == [0.0]
+    assert lag_changes(fit, stretches_of(fit))[0] < 1e-4 * fit.energies_joules.sum()
 
 
 def test_a_wrong_lag_is_less_likely_and_is_told() -> None:
