@@ -44,7 +44,7 @@ class DynamicEnergy:
         seconds: Callable[[str], NDArray[np.float64]] | None = None,
     ) -> None:
         self._recording, self._spans = recording, spans
-        self._seconds = seconds or self.seconds
+        self._given_seconds = seconds
         self._powers = idle_powers(recording)
         self._counted = {domain.name for domain, _ in recording.domains if domain.counted}
         self._parts: dict[str, DynamicEnergies] = {}
@@ -64,7 +64,7 @@ class DynamicEnergy:
             return _columns(sum_above_idle(parts, (value, low, high), sigma))
         if domain not in self._powers:
             return _unknown(len(value))
-        seconds = self._seconds(domain)
+        seconds = (self._given_seconds or self.seconds)(domain)
         metered = energies["coverage_ratio"] * seconds
         found = above_idle((value, low, high), sigma, (metered, seconds), self._powers[domain])
         self._parts[domain] = found

@@ -104,11 +104,13 @@ class Recording:
     before: Chapter | None = None
     beside_ns: array[int] | None = None
 
-    @cached_property
+    @property
     def rest(self) -> Recording:
         """The time since the last chapter as a recording of its own; without chapters the whole."""
-        if not self.chapters:
-            return self
+        return self._rest if self.chapters else self
+
+    @cached_property
+    def _rest(self) -> Recording:
         before = self.chapters[-1]
         return replace(
             self,
@@ -129,7 +131,7 @@ class Recording:
         one, resolution = replace(self, domains=(pair,)), copy(self.resolution)
         for name in ("timelines", "attributions", "events"):
             vars(resolution).pop(name, None)
-        resolution._recording = one
+        resolution._recording = replace(one)
         resolution.process = _process_scope(one, self.resolution.bases)
         vars(one)["resolution"] = resolution
         return one
@@ -145,7 +147,9 @@ class Recording:
     @cached_property
     def resolution(self) -> Resolution:
         """The joules of `rest`, computed on first use."""
-        return self.rest.resolution if self.chapters else Resolution(self)
+        # Of a copy, which does not keep the resolution: else both, and all arrays of it, would be in memory
+        # until the interpreter looks for cycles.
+        return self._rest.resolution if self.chapters else Resolution(replace(self))
 
 
 class Resolution:

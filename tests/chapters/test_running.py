@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from mlmeter import window_log
 from mlmeter.chapters.closing import Limits
+from mlmeter.energy.attribution import Attribution
 from mlmeter.energy.counters import MOST_REMARKS, Remark, Remarks
 from mlmeter.energy.thinning import MOST_SAMPLES, step_seconds, thinned
 from mlmeter.errors import RunFileError
 from mlmeter.journal.encoding import Decoder
 from mlmeter.meter import EnergyMeter
-from mlmeter.recording import TABLES
+from mlmeter.recording import TABLES, Resolution
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.session import load, recover
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
@@ -48,6 +50,33 @@ def test_rows_and_windows_stay_within_their_limits() -> None:
     # What is newer than the context is held in any case.
     assert max(rows for rows, _ in held) <= SMALL.rows + 300
     assert max(windows for _, windows in held) * 2 <= SMALL.windows + 60
+
+
+def test_what_was_computed_goes_with_what_it_was_computed_for() -> None:
+    """The arrays of a chapter or of a session do not wait until the interpreter looks for cycles."""
+
+    def computed() -> list[object]:
+        found = (item for item in gc.get_objects() if isinstance(item, Resolution | Attribution))
+        return [item for item in found if id(item) not in of_others]
+
+    of_others: set[int] = set()
+    gc.collect()
+    others = computed()
+    of_others.update(map(id, others))
+    gc.disable()
+    try:
+        meter = metered(steps(1, 120, step), SMALL)
+        assert meter.session.recording.chapters
+        assert not computed()
+        session = meter.session
+        for table in TABLES:
+            session.records(table)
+        session.summary()
+        assert computed()
+        del meter, session
+        assert not computed()
+    finally:
+        gc.enable()
 
 
 def test_a_running_session_tells_all_of_it() -> None:
