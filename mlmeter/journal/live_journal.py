@@ -143,7 +143,7 @@ class LiveJournal:
     def _complete(self, file: JournalFile, recording: Recording) -> bool:
         """Write the rest and close the file; return whether it is where it belongs, and holds all."""
         try:
-            if self._written is None or not file.in_place:
+            if self._written is None or not file.in_place or self._session.log.interrupted:
                 return False
             self._write_rest(file, recording, self._written)
             return True

@@ -390,3 +390,33 @@ def test_long_names_fit_into_a_journal(meter: EnergyMeter, clock: FakeClock) -> 
         advance(meter, 2)
     assert meter.run_directory is not None
     assert len(mlmeter.load(meter.run_directory).recording.windows) == 9_000
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_windows_that_were_being_put_away_when_the_meter_was_stopped(
+    meter: EnergyMeter, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """By a signal's handler on the same thread: the file has them as the session has."""
+    with meter:
+        advance(meter, 2)
+        for number in range(3):
+            with meter.training(f"step {number}", samples=number):
+                advance(meter, 0.05)
+        extend = meter.recorder.log._extend
+
+        def interrupted(*arguments: Any) -> None:
+            monkeypatch.undo()
+            if moment == "after":
+                extend(*arguments)
+            meter.stop()
+            if moment == "before":
+                extend(*arguments)
+
+        monkeypatch.setattr(meter.recorder.log, "_extend", interrupted)
+        with meter.training("last", samples=7):
+            pass
+        meter.recorder.log.relieve()
+    assert meter.run_directory is not None
+    loaded = mlmeter.load(meter.run_directory)
+    assert loaded.recording.windows == meter.session.recording.windows
+    assert not any(row["unfinished"] for row in loaded.records("windows"))
