@@ -70,6 +70,8 @@ class LiveJournal:
         self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
         # Whether the session has ended, and whether who ended it has taken the file, or waits no more.
         self._ended, self._left = threading.Event(), threading.Event()
+        # The whole session, if its end has not waited for the disk.
+        self._late: Recording | None = None
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
 
@@ -102,8 +104,10 @@ class LiveJournal:
             self.tick()
             sampler.add_cost(time.thread_time_ns() - started_ns)
         self._left.wait()
-        with self._lock:
-            if self._file is not None:
+        with self._lock, contextlib.suppress(Exception):
+            if self._file is not None and self._late is not None:
+                self._complete(self._file, self._late)
+            elif self._file is not None:
                 self._close(self._file)
 
     def _close(self, file: JournalFile) -> None:
@@ -150,6 +154,8 @@ class LiveJournal:
         self._ended.set()
         try:
             if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+                # The thread writes it when the disk comes back, if the program is still there then.
+                self._late = recording
                 return False
             try:
                 file, self._file = self._file, None

@@ -182,6 +182,11 @@ def test_disk_that_hangs_keeps_nobody(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "meanwhile" in {row["name"] for row in meter.session.records("windows")}
     comes_back.set()
     wait_until(lambda: not any(thread.name == "mlmeter-journal" for thread in threading.enumerate()))
+    # What it had kept is written after all.
+    (directory,) = tmp_path.glob("*/")
+    loaded = mlmeter.load(directory)
+    assert loaded.finished
+    assert loaded.recording.windows == meter.session.recording.windows
 
 
 def test_removed_directory_is_told_and_made_again(
@@ -573,24 +578,32 @@ def test_logging_that_fails_does_not_end_the_journal(
 def test_ctrl_c_while_a_fork_waits_leaves_no_journal_locked(
     meter: EnergyMeter, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it held by then is let go."""
-    with meter:
-        journal = meter.recorder._journal
-        assert journal is not None
-        lock = threading.RLock()
+    """What was locked by then is let go."""
 
-        class Interrupted:
-            def acquire(self, timeout: float) -> bool:
-                raise KeyboardInterrupt
+    class Interrupted:
+        def acquire(self, timeout: float) -> bool:
+            raise KeyboardInterrupt
 
-        other = live_journal.LiveJournal(Path(), meter.recorder.collected)
-        other._lock = Interrupted()  # type: ignore[assignment]
-        journal._lock = lock  # type: ignore[assignment]
-        with pytest.raises(KeyboardInterrupt):
-            live_journal._before_fork()
-        live_journal._after_fork()
-        taken: list[bool] = []
-        thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+    def free() -> bool:
+        answers: list[bool] = []
+
+        def take() -> None:
+            answers.append(lock.acquire(blocking=False))
+            if answers[0]:
+                lock.release()
+
+        thread = threading.Thread(target=take)
         thread.start()
         thread.join()
-        assert taken == [True]
+        return answers[0]
+
+    with meter:
+        assert meter.recorder._journal is not None
+        lock = meter.recorder._journal._lock
+        later = live_journal.LiveJournal(Path(), meter.recorder.collected)
+        monkeypatch.setattr(later, "_lock", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            live_journal._before_fork()
+        assert not free()
+        live_journal._after_fork()
+        assert free()
