@@ -129,6 +129,8 @@ class LiveSession:
         except BaseException:
             # Somebody has pressed Ctrl-C: nobody will stop this session.
             self._sampler.unsubscribe(self._subscription)
+            if self._journal is not None:
+                self._journal.leave()
             raise
 
     def _begin(self, found: Probe, subscription: Subscription) -> None:
@@ -303,8 +305,9 @@ class LiveSession:
             collected.processes.tick()
         if self.finished:
             self._report_finished(final=False)
-        if self._journal is not None and self.running and not self._sampler.threaded:
-            self._journal.tick()
+        if self._journal is not None and self.running:
+            keep_up = self._journal.begin if self._sampler.threaded else self._journal.tick
+            keep_up()
         if collected.chapters is not None and self.running:
             collected.chapters.keep_up()
         return edges != self._edges

@@ -232,7 +232,7 @@ class EnergyMeter(WindowMethods):
         self._sampler = sampler
         self._token: Token[EnergyMeter | None] | None = None
         self._lock = threading.RLock()
-        self._starting = self._unwritten = False
+        self._starting = self._stopping = self._unwritten = False
         self._live = self._new_live()
         _meters.add(self)
         self.run_directory: Path | None = None
@@ -284,23 +284,33 @@ class EnergyMeter(WindowMethods):
         """End the session and write the run directory if one was asked for; twice is harmless.
 
         A meter that is still running when the program ends is stopped then. What Ctrl-C has
-        interrupted in here is done by the next call, or at that time.
+        interrupted in here is done by the next call, or at that time. Where the handler of a signal
+        calls it in the midst of another call, that one goes on after the handler.
         """
         with self._lock:
-            self._live.stop()
-            # A child that an observer has just forked is no longer among the running.
-            if self in _running:
-                self._unwritten = self._output_dir is not None
-                _running.remove(self)
-                self._leave_context()
-            if self._unwritten and self._output_dir is not None:
-                self._write(self._output_dir)
-                self._unwritten = False
+            if self._stopping:
+                return
+            try:
+                self._stopping = True
+                self._end()
+            finally:
+                self._stopping = False
+
+    def _end(self) -> None:
+        self._live.stop()
+        # A child that an observer has just forked is no longer among the running.
+        if self in _running:
+            self._unwritten = self._output_dir is not None
+            _running.remove(self)
+            self._leave_context()
+        if self._unwritten and self._output_dir is not None:
+            self._write(self._output_dir)
+            self._unwritten = False
 
     def _forget_after_fork(self) -> None:
         """In a forked child: the session, and what it will write, are the parent's."""
         self._lock = threading.RLock()
-        self._starting = self._unwritten = False
+        self._starting = self._stopping = self._unwritten = False
         self._live.forget_after_fork()
         if not self._live.started:
             # The parent may have been about to start it.
@@ -362,11 +372,12 @@ class EnergyMeter(WindowMethods):
 
     def _write(self, output_dir: Path) -> None:
         """Write the files; the metered program must not fail because of a full disk."""
-        from mlmeter.report.run_directory import write_run_directory
-        from mlmeter.report.runs_file import RUNS, append_run
-
         self.run_directory = self.write_error = None
         try:
+            # A signal's handler may come in the midst of the program's own import of NumPy.
+            from mlmeter.report.run_directory import write_run_directory
+            from mlmeter.report.runs_file import RUNS, append_run
+
             recording = self.session.recording
             directory = output_dir / recording.run.id
             write_run_directory(recording, directory, journalled=self._live.journalled)
@@ -374,7 +385,7 @@ class EnergyMeter(WindowMethods):
             append_run(recording, output_dir / RUNS)
         except Exception as error:  # whatever the disk or the recording does, the program goes on
             self.write_error = f"{type(error).__name__}: {error}"
-            what = "" if self.run_directory is None else f"row in {RUNS} of the "
+            what = "" if self.run_directory is None else "row in runs.csv of the "
             text = (
                 f"the {what}run of meter {self.name!r} could not be written below {output_dir}: "
                 f"{self.write_error}"

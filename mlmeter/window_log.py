@@ -165,7 +165,8 @@ class WindowLog:
         self.open: dict[int, Closable] = {}
         self.pending: deque[Closed] = deque()
         self.late_units: deque[tuple[int, Mapping[str, float]]] = deque()
-        self._lock = threading.Lock()
+        # A signal's handler may stop the meter while the same thread puts windows away.
+        self._lock = threading.RLock()
         self._new_label_number: Callable[[], int] = itertools.count().__next__
         self._labels: dict[int, Label] = {}
         self._label_characters = 0
@@ -227,6 +228,13 @@ class WindowLog:
         """Move closed windows from the queue into the columns."""
         with self._lock:
             self._compact()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or a signal's handler has come while windows were put away: `news` lacks them."""
+        with self._lock:
+            self._compact()
+            return any(not window.closed().flags & OPEN for window in list(self.open.values()))
 
     def relieve(self) -> None:
         """Move them unless another thread is about to; wait for it a moment if it lags far behind."""

@@ -78,30 +78,22 @@ class JournalFile:
 
     def __init__(self, path: Path) -> None:
         # Made here, and only here: a link that somebody has put in its place is not followed.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        self._guard = guard(path)
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
-        self._inode = path.stat().st_ino
-        self._path = path
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._path, self._inode = path, os.fstat(descriptor).st_ino
+        os.close(descriptor)
         self._streams: dict[str, tuple[int, str]] = {}
         self._tail = _Tail(0, {}, [], 0)
         try:
-            for pragma in (
-                "locking_mode=EXCLUSIVE",
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                f"application_id={APPLICATION_ID}",
-                f"user_version={SCHEMA_VERSION}",
-            ):
-                self._connection.execute(f"PRAGMA {pragma}")
-            # A killed process has made all of them or none.
-            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
-                self._connection.execute(statement)
-        except sqlite3.Error:
-            self._connection.close()
-            release(self._guard)
+            self._guard = guard(path)
+            try:
+                self._connection = _begun(path)
+            except BaseException:
+                release(self._guard)
+                raise
+        except (OSError, sqlite3.Error):
             # Nothing is in it, and it would be in the way of the next attempt.
-            path.unlink(missing_ok=True)
+            if self.in_place:
+                path.unlink(missing_ok=True)
             raise
 
     @property
@@ -202,6 +194,31 @@ class JournalFile:
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
         release(self._guard)
+
+
+def _begun(path: Path) -> sqlite3.Connection:
+    """Return the connection to an empty file that has become a journal.
+
+    Raises:
+        sqlite3.Error: it cannot be opened or written.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+    try:
+        for pragma in (
+            "locking_mode=EXCLUSIVE",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            f"application_id={APPLICATION_ID}",
+            f"user_version={SCHEMA_VERSION}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        # A killed process has made all of them or none.
+        for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def complete(path: Path, entries: Iterable[Entry]) -> None:

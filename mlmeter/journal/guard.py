@@ -16,7 +16,7 @@ from pathlib import Path
 with contextlib.suppress(ImportError):  # not on Windows
     from fcntl import LOCK_EX, LOCK_NB, flock
 
-BUSY = "is being written, or recovered, by another process"
+BUSY = "is being written, or recovered, by another process or thread"
 
 
 def guard(path: Path) -> int:

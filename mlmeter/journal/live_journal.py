@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ SHRUNK = "the journal has become so large that its oldest readings are dropped; 
 LONGEST_WAIT_AT_FORK_SECONDS = 0.5
 
 
-_journals: weakref.WeakSet[LiveJournal] = weakref.WeakSet()
+# By their ids: of a set no list could be made while another thread adds to it.
+_journals: weakref.WeakValueDictionary[int, LiveJournal] = weakref.WeakValueDictionary()
 _held_at_fork = threading.local()
 
 
@@ -54,8 +56,9 @@ class LiveJournal:
 
     def __init__(self, directory: Path, session: Collected) -> None:
         self._directory, self._session, self._remark = directory, session, session.noted.remark
-        self._lock = threading.Lock()
-        _journals.add(self)
+        # A finalizer of the program's may stop the meter on the thread that holds it.
+        self._lock = threading.RLock()
+        _journals[id(self)] = self
         self._file: JournalFile | None = None
         # None as long as nothing is in the file.
         self._written: Written | None = None
@@ -65,17 +68,29 @@ class LiveJournal:
         # Where a reader of the file can begin, and up to when everything is before it.
         self._boundaries: deque[tuple[int, Boundary]] = deque()
         self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
-        self._ended = threading.Event()
+        # Whether the session has ended, and whether who ended it has taken the file, or waits no more.
+        self._ended, self._left = threading.Event(), threading.Event()
+        # The whole session, if its end has not waited for the disk.
+        self._late: Recording | None = None
         self._thread: threading.Thread | None = None
-        # Whether the session has ended while the disk kept the thread.
-        self._left_behind = False
+        self._beginning = threading.Lock()
 
     def begin(self) -> None:
-        """Start the thread; without one somebody else calls `tick`."""
+        """Start the thread if none is alive; called at each tick, as something may have ended the first."""
+        if self._ended.is_set() or not self._beginning.acquire(blocking=False):
+            return
         try:
-            self._thread = start_thread("mlmeter-journal", self._run)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = start_thread("mlmeter-journal", self._run)
         except RuntimeError as error:  # there are too many, or the interpreter ends
             self._tell(error)
+        finally:
+            self._beginning.release()
+
+    def leave(self) -> None:
+        """End the thread of a session that nobody will end."""
+        self._ended.set()
+        self._left.set()
 
     @property
     def windows(self) -> int:
@@ -88,12 +103,21 @@ class LiveJournal:
             started_ns = time.thread_time_ns()
             self.tick()
             sampler.add_cost(time.thread_time_ns() - started_ns)
-        if self._left_behind and self._file is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._file.close()
+        self._left.wait()
+        with self._lock, contextlib.suppress(Exception):
+            if self._file is not None and self._late is not None:
+                self._complete(self._file, self._late)
+            elif self._file is not None:
+                self._close(self._file)
+
+    def _close(self, file: JournalFile) -> None:
+        """Close the file, of which no more can be written."""
+        self._file = None
+        with contextlib.suppress(sqlite3.Error):
+            file.close()
 
     def tick(self) -> None:
-        """Write what is new if that is due."""
+        """Write what is new if that is due; called on the thread, or where there is none at each tick."""
         now_ns = self._session.sampler.clock.now_ns()
         if now_ns < self._due_ns:
             return
@@ -106,9 +130,11 @@ class LiveJournal:
             # Without the lock: whoever ends the session may hold what this waits for.
             written = self._written or nothing_written(self._session)
             new = news(self._session, written, now_ns)
+            # The disk may have taken its time, while the counters were read.
+            until_ns = self._session.sampler.clock.now_ns()
             with self._lock:
                 if not self._ended.is_set():
-                    self._write(file, new, now_ns)
+                    self._write(file, new, until_ns)
             self._retry_ns = FIRST_RETRY_NS
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._due_ns = now_ns + self._retry_ns
@@ -126,24 +152,29 @@ class LiveJournal:
             recording: the whole session.
         """
         self._ended.set()
-        if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
-            self._left_behind = True
-            return False
-        file, self._file = self._file, None
         try:
-            return file is not None and self._complete(file, recording)
+            if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
+                # The thread writes it when the disk comes back, if the program is still there then.
+                self._late = recording
+                return False
+            try:
+                file, self._file = self._file, None
+                holds_all = file is not None and self._complete(file, recording)
+            finally:
+                self._lock.release()
         except Exception as error:  # whatever the disk or what was read do, the program goes on
             self._tell(error)
-            return False
+            holds_all = False
         finally:
-            self._lock.release()
-            if self._thread is not None:
-                self._thread.join(LONGEST_JOIN_SECONDS)
+            self._left.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(LONGEST_JOIN_SECONDS)
+        return holds_all
 
     def _complete(self, file: JournalFile, recording: Recording) -> bool:
         """Write the rest and close the file; return whether it is where it belongs, and holds all."""
         try:
-            if self._written is None or not file.in_place:
+            if self._written is None or not file.in_place or self._session.log.interrupted:
                 return False
             self._write_rest(file, recording, self._written)
             return True
@@ -159,9 +190,7 @@ class LiveJournal:
         """Return the file, made now if there is none."""
         if self._file is not None and not self._file.in_place:
             # Somebody has removed the directory: what has been written is gone, what is to come need not be.
-            with contextlib.suppress(sqlite3.Error):
-                self._file.close()
-            self._file = None
+            self._close(self._file)
             self._remark("journal", f"{self._directory / JOURNAL} was removed; it is begun again")
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -171,8 +200,9 @@ class LiveJournal:
         return self._file
 
     def _write(
-        self, file: JournalFile, new: tuple[list[Entry], dict[str, Part], Written], now_ns: int
+        self, file: JournalFile, new: tuple[list[Entry], dict[str, Part], Written], until_ns: int
     ) -> None:
+        """Write what is new, of which nothing is newer than a time."""
         entries, parts, written = new
         past = self._new_past()
         if past is not None:
@@ -180,7 +210,7 @@ class LiveJournal:
         file.write(entries, parts)
         self._written = written
         if file.boundary.number != self._boundaries[-1][1].number:
-            self._boundaries.append((now_ns, file.boundary))
+            self._boundaries.append((until_ns, file.boundary))
         if past is not None:
             self._past_written = past
             if file.shrink(self._boundaries[0][1].number, MOST_BYTES):
@@ -198,22 +228,31 @@ class LiveJournal:
 
     def _write_rest(self, file: JournalFile, recording: Recording, written: Written) -> None:
         now_ns = self._session.sampler.clock.now_ns()
+        # Events are numbered anew, as in the recording; then those that it has come too early for.
+        written = replace(written, events=frozenset(recording.events))
         entries, parts, _ = news(self._session, written, now_ns)
         parts |= waiting_spans(recording, written.spans - self._session.devices.forgotten_spans)
         if (past := self._new_past()) is not None:
             entries += past.entries(self._boundary_before(past.oldest_ns))
-        # Domains, events and facts are told once more, as the recording has them.
+        # Domains, events and facts are told as the recording has them.
         file.write([*entries, *last_entries(recording)], parts, last=True)
 
     def _tell(self, error: Exception) -> None:
-        text = f"the journal cannot be written ({type(error).__name__}: {error})"
-        self._remark("journal", f"{text}: what is read meanwhile is in memory only")
+        # Memory may be full, or the program's own logging fail: the thread goes on.
+        with contextlib.suppress(Exception):
+            text = f"the journal cannot be written ({type(error).__name__}: {error})"
+            self._remark("journal", f"{text}: what is read meanwhile is in memory only")
 
 
 def _before_fork() -> None:
     """Let no thread be inside SQLite: a lock of its own would stay locked in the child."""
-    locks = [journal._lock for journal in list(_journals)]
-    _held_at_fork.locks = [lock for lock in locks if lock.acquire(timeout=LONGEST_WAIT_AT_FORK_SECONDS)]
+    # At once where it is found by `_after_fork`: Ctrl-C may come meanwhile.
+    _held_at_fork.locks = held = []
+    deadline = time.monotonic() + LONGEST_WAIT_AT_FORK_SECONDS
+    for reference in _journals.valuerefs():
+        journal = reference()
+        if journal is not None and journal._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            held.append(journal._lock)
 
 
 def _after_fork() -> None:

@@ -273,7 +273,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("call", ["sys.exit(0)", "meter.stop(); os._exit(0)"])
-@pytest.mark.parametrize("lock", ["meter._lock", "meter.recorder._lock", "meter._sampler._lock"])
+@pytest.mark.parametrize(
+    "lock", ["meter._lock", "meter.recorder._lock", "meter._sampler._lock", "meter.recorder.log._lock"]
+)
 def test_a_handler_that_ends_the_meter_in_the_midst_of_it(tmp_path: Path, call: str, lock: str) -> None:
     """SIGTERM comes while the main thread is at work in the meter: its handler waits for nothing."""
     text = (
@@ -296,6 +298,41 @@ with meter:
     code, _, errors = run_script(tmp_path, text)
     assert (code, errors) == (0, "")
     session_of(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "step", ["Collected.recording", "JournalFile.write", "JournalFile.close", "run_directory.write_table"]
+)
+def test_a_handler_that_stops_a_meter_that_is_being_stopped(tmp_path: Path, step: str) -> None:
+    """The handler waits for nothing; the run is written once, when it has come back."""
+    text = (
+        SETUP
+        + f"""
+from mlmeter.collected import Collected
+from mlmeter.journal.file import JournalFile
+from mlmeter.report import run_directory
+live_journal.LONGEST_WAIT_SECONDS = 1e9
+signal.alarm(60)
+whole = {step}
+
+def interrupted(*arguments, **more):
+    if threading.current_thread() is threading.main_thread():
+        {step} = whole
+        signal.raise_signal(signal.SIGTERM)
+    return whole(*arguments, **more)
+
+meter = meter().start()
+signal.signal(signal.SIGTERM, lambda number, frame: meter.stop())
+with meter.training("step"):
+    pass
+wait_for_journal()
+{step} = interrupted
+meter.stop()
+assert not meter.running and meter.run_directory is not None, meter.write_error
+"""
+    )
+    assert run_script(tmp_path, text) == (0, "", "")
+    assert flags_of(session_of(tmp_path / "runs")) == {"step": 0}
 
 
 def test_ctrl_c_while_the_run_is_written(tmp_path: Path) -> None:
