@@ -120,6 +120,17 @@ class Recording:
             beside_ns=array("q", [*before.edges_ns, self.run.end_ns]),
         )
 
+    def apart(self) -> Recording:
+        """Return a copy for what is kept in this recording and refers to it.
+
+        Referring to each other they, and all their arrays, would stay in memory until the interpreter
+        looks for cycles.
+        """
+        found = replace(self)
+        if self.chapters:
+            vars(found)["_rest"] = self._rest
+        return found
+
     @property
     def past_seconds(self) -> float:
         """How long after the session `rest` begins."""
@@ -131,7 +142,7 @@ class Recording:
         one, resolution = replace(self, domains=(pair,)), copy(self.resolution)
         for name in ("timelines", "attributions", "events"):
             vars(resolution).pop(name, None)
-        resolution._recording = replace(one)
+        resolution._recording = one.apart()
         resolution.process = _process_scope(one, self.resolution.bases)
         vars(one)["resolution"] = resolution
         return one
@@ -147,9 +158,7 @@ class Recording:
     @cached_property
     def resolution(self) -> Resolution:
         """The joules of `rest`, computed on first use."""
-        # Of a copy, which does not keep the resolution: else both, and all arrays of it, would be in memory
-        # until the interpreter looks for cycles.
-        return self._rest.resolution if self.chapters else Resolution(replace(self))
+        return self._rest.resolution if self.chapters else Resolution(self.apart())
 
 
 class Resolution:

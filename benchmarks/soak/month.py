@@ -28,8 +28,9 @@ DAY_SECONDS = 86_400
 # Watts of the first domain; the others have as many per cent more as their number.
 TRAINING_WATTS, INFERENCE_WATTS, BETWEEN_WATTS = 180, 310, 70
 LARGEST_MIB = 512
-# Of the total, and of each phase: their edges are known to a fraction of a refresh.
-LARGEST_ERROR, LARGEST_PHASE_ERROR = 1e-8, 1e-4
+# Of the total, as each chapter has a time base of its own, and of each phase: their edges are known to a
+# fraction of a refresh.
+LARGEST_ERROR, LARGEST_PHASE_ERROR = 1e-6, 1e-4
 REFRESH_NS = 1_000_000
 MIB = 1024
 

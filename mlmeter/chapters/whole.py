@@ -219,6 +219,6 @@ def results(recording: Recording) -> Resolution | WholeSession:
         return recording.resolution
     found = vars(recording).get("whole")
     if found is None:
-        # Beside the other properties that are computed once.
-        found = vars(recording)["whole"] = WholeSession(recording)
+        # Beside the other properties that are computed once; they must not refer to what keeps them.
+        found = vars(recording)["whole"] = WholeSession(recording.apart())
     return found
