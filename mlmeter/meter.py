@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self
 
 from mlmeter import baseline as baselines
 from mlmeter.arguments import (
@@ -37,18 +37,13 @@ from mlmeter.recording import ELECTRICITY
 from mlmeter.sampling.power_process import THREAD
 from mlmeter.sampling.sampler import Sampler, shared_sampler
 from mlmeter.session import Session
+from mlmeter.window_methods import OTHER, TRAINING, WindowMethods
 from mlmeter.windows import Window
 
 if TYPE_CHECKING:
     from mlmeter.impact import Factor, ImpactFactors
     from mlmeter.measurement import Energy
-    from mlmeter.recorder import Recorder
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-# A count of work, or in a decorator what computes it from the result.
-Unit = float | Callable[..., float]
-
-TRAINING, INFERENCE, EVALUATION, OTHER = "training", "inference", "evaluation", "other"
 OUTPUT_DIR_VARIABLE = "MLMETER_OUTPUT_DIR"
 LONGEST_WAIT_AT_EXIT_SECONDS = 5.0
 
@@ -56,7 +51,8 @@ logger = logging.getLogger("mlmeter")
 
 _active: ContextVar[EnergyMeter | None] = ContextVar("mlmeter_meter", default=None)
 _running: list[EnergyMeter] = []
-_meters: weakref.WeakSet[EnergyMeter] = weakref.WeakSet()
+# By their addresses: other than a set of weak references, it can be copied while meters come and go.
+_meters: weakref.WeakValueDictionary[int, EnergyMeter] = weakref.WeakValueDictionary()
 _default: EnergyMeter | None = None
 # A signal's handler may open a window while the meter of the same thread is being started.
 _default_lock = threading.RLock()
@@ -71,72 +67,12 @@ def _after_fork_in_child() -> None:
     # Another thread of the parent may have held any lock: nobody will release it here.
     _default, _default_lock = None, threading.RLock()
     _running.clear()
-    for meter in list(_meters):
+    for meter in filter(None, (reference() for reference in _meters.valuerefs())):
         meter._forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class WindowMethods:
-    """Opens windows; shared by `EnergyMeter` and the functions of the module `mlmeter`."""
-
-    @property
-    def recorder(self) -> Recorder:
-        """The recorder of the next window."""
-        raise NotImplementedError
-
-    def window(self, name: str, *, phase: str | None = None, **units: Unit) -> Window:
-        """Return a window: a context manager, and a decorator.
-
-        Args:
-            name: what the program does; windows of one name are pooled in reports.
-            phase: label such as ``"inference"``; None for that of the enclosing window.
-            units: counts of work, such as ``samples=64``. In a decorator also a callable of
-                the function's result: ``tokens=lambda result: len(result)``.
-
-        Raises:
-            ArgumentError: `name` or `phase` is no text; a count is no number (at the opening).
-        """
-        if type(name) is not str or not name:
-            raise ArgumentError(f"window name {name!r}: expected a text that is not empty")
-        return Window(self, name, phase if phase is None else checked_phase(phase), units)
-
-    @overload
-    def training(self, name: Function, /) -> Function: ...
-    @overload
-    def training(self, name: str | None = None, **units: Unit) -> Window: ...
-    def training(self, name: Any = None, **units: Unit) -> Any:
-        """Return a window of the phase ``"training"``; as a decorator with or without brackets."""
-        return self._phase_window(TRAINING, name, units)
-
-    @overload
-    def inference(self, name: Function, /) -> Function: ...
-    @overload
-    def inference(self, name: str | None = None, **units: Unit) -> Window: ...
-    def inference(self, name: Any = None, **units: Unit) -> Any:
-        """Return a window of the phase ``"inference"``; as a decorator with or without brackets."""
-        return self._phase_window(INFERENCE, name, units)
-
-    @overload
-    def evaluation(self, name: Function, /) -> Function: ...
-    @overload
-    def evaluation(self, name: str | None = None, **units: Unit) -> Window: ...
-    def evaluation(self, name: Any = None, **units: Unit) -> Any:
-        """Return a window of the phase ``"evaluation"``; as a decorator with or without brackets."""
-        return self._phase_window(EVALUATION, name, units)
-
-    def phase(self, label: str) -> Window:
-        """Return a window whose name and phase are `label`: any text of the user's."""
-        return Window(self, checked_phase(label), label, None)
-
-    def _phase_window(self, phase: str, name: Any, units: dict[str, Unit]) -> Any:
-        if name is None or (type(name) is str and name):
-            return Window(self, name, phase, units)
-        if callable(name) or isinstance(name, (classmethod, staticmethod)):
-            return Window(self, None, phase, units)(name)
-        raise ArgumentError(f"{phase}({name!r}): expected a name, or a function to decorate")
 
 
 class EnergyMeter(WindowMethods):
@@ -234,7 +170,7 @@ class EnergyMeter(WindowMethods):
         self._lock = threading.RLock()
         self._starting = self._stopping = self._unwritten = False
         self._live = self._new_live()
-        _meters.add(self)
+        _meters[id(self)] = self
         self.run_directory: Path | None = None
         self.write_error: str | None = None
 
@@ -452,7 +388,7 @@ def _new_default_meter() -> EnergyMeter:
 
 def _stop_all() -> None:
     """At the end of the process, stop the meters that nobody has stopped, and write their runs."""
-    for meter in list(_meters):
+    for meter in filter(None, (reference() for reference in _meters.valuerefs())):
         # A thread that hangs in a driver may hold it for ever.
         if not meter._lock.acquire(timeout=LONGEST_WAIT_AT_EXIT_SECONDS):
             continue

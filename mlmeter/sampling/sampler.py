@@ -110,7 +110,7 @@ class Sampler(RowAccess):
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
         self._reset()
-        _samplers.add(self)
+        _samplers[id(self)] = self
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -413,14 +413,14 @@ class Sampler(RowAccess):
 
 _shared: Sampler | None = None
 _shared_lock = threading.Lock()
-_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+_samplers: weakref.WeakValueDictionary[int, Sampler] = weakref.WeakValueDictionary()
 
 
 def _after_fork_in_child() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()
     POOL.after_fork_in_child()
-    for sampler in list(_samplers):
+    for sampler in filter(None, (reference() for reference in _samplers.valuerefs())):
         sampler.after_fork_in_child()
 
 
