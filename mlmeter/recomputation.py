@@ -11,7 +11,7 @@ from mlmeter import baseline as baselines
 from mlmeter.errors import ArgumentError
 from mlmeter.measurement import Event
 from mlmeter.recording import AS_METERED, Recording
-from mlmeter.window_log import Label
+from mlmeter.window_records import Label
 
 
 def recomputed(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlmeter.energy.windows import Ownership, Windows
     from mlmeter.process_scope import ProcessScope
     from mlmeter.time_bases import TimeBase
-    from mlmeter.window_log import WindowRecords
+    from mlmeter.window_records import WindowRecords
 
 SESSION_ROW = 0
 # What the fit of so many windows holds is let go before the next domain's.

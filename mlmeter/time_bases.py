@@ -11,7 +11,7 @@ from mlmeter.device_time.times import NOT_MARKED, NOT_REACHED, numbers_of_domain
 from mlmeter.energy.device_spans import References, on_device
 from mlmeter.energy.windows import Ownership, Windows, resolve_ownership
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import SYNC_FAILED, SYNCHRONISED
+from mlmeter.window_records import SYNC_FAILED, SYNCHRONISED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""What windows a session had, as compact columns; closing a window appends to a queue only."""
+"""What windows a running session has had; closing one appends to a queue only."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from mlmeter.window_records import OPEN, WINDOW_COLUMNS, Closed, Label, WindowRecords
 from mlmeter.work import is_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-FAILED = 1
-SYNCHRONISED = 2
-OPEN = 4
-# One of the waits failed: the others do not make it synchronised.
-SYNC_FAILED = 8
 
 # Closed windows that wait for the sampler before the program's own thread puts them away: where
 # the program keeps the interpreter to itself, the sampler hardly runs.
@@ -38,84 +32,11 @@ OTHER_NAMES, OTHER_PHASES, OTHER_THREADS = "(other names)", "(other phases)", "(
 ORDER_SLACK_NS = 1_000_000_000
 
 
-# Columns of windows and their types: 41 bytes a window.
-WINDOW_COLUMNS = {
-    "ids": "q",
-    "parent_ids": "q",
-    "labels": "i",
-    "threads": "i",
-    "starts_ns": "q",
-    "ends_ns": "q",
-    "flags": "B",
-}
-
-
-class Label(NamedTuple):
-    """Name and phase of a window."""
-
-    name: str
-    phase: str
-
-
-class Closed(NamedTuple):
-    """A closed window on its way into the columns.
-
-    `pieces` holds the spans of a window with interruptions, else it is None.
-    """
-
-    id: int
-    parent_id: int
-    label: int
-    thread: int
-    start_ns: int
-    end_ns: int
-    flags: int
-    units: Mapping[str, float] | None
-    pieces: tuple[tuple[int, int], ...] | None
-
-
 class Closable(Protocol):
     """An open window."""
 
     def closed(self, now_ns: int | None = None) -> Closed:
         """Return its record as if it ended at `now_ns`."""
-
-
-@dataclass(frozen=True, slots=True)
-class WindowRecords:
-    """The windows of a session in order of opening; times are monotonic nanoseconds.
-
-    Attributes:
-        ids, parent_ids: numbers from 1; parent 0 is the session itself.
-        labels: index into `label_table`; threads: index into `thread_names`.
-        starts_ns, ends_ns, flags: shape (windows,).
-        pieces: spans (id, start, end) of windows with interruptions.
-        units: per unit name the window ids and the counts; also metrics, whose names tell them apart.
-    """
-
-    ids: array[int]
-    parent_ids: array[int]
-    labels: array[int]
-    threads: array[int]
-    starts_ns: array[int]
-    ends_ns: array[int]
-    flags: array[int]
-    pieces: tuple[tuple[int, int, int], ...]
-    units: dict[str, tuple[array[int], array[float]]]
-    label_table: tuple[Label, ...]
-    thread_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def opened_before(self, time_ns: int) -> WindowRecords:
-        """Return the windows that were opened before a time."""
-        kept = [row for row, start_ns in enumerate(self.starts_ns) if start_ns < time_ns]
-        columns: dict[str, Any] = {}
-        for name in WINDOW_COLUMNS:
-            column = getattr(self, name)
-            columns[name] = array(column.typecode, [column[row] for row in kept])
-        return replace(self, **columns)
 
 
 class WindowMark(NamedTuple):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mlmeter.errors import StateError
 from mlmeter.units import SECONDS_PER_NANOSECOND
-from mlmeter.window_log import FAILED, MOST_PENDING, OPEN, SYNC_FAILED, SYNCHRONISED, Closed
+from mlmeter.window_log import MOST_PENDING
+from mlmeter.window_records import FAILED, OPEN, SYNC_FAILED, SYNCHRONISED, Closed
 from mlmeter.work import check_counts, check_names, checked_metrics
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import mlmeter
 from mlmeter.energy.counters import Rows
 from mlmeter.measurement import Domain, Provenance
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import Label, WindowRecords
+from mlmeter.window_records import Label, WindowRecords
 
 SIZES = (10_000, 100_000, 1_000_000)
 SECONDS_PER_WINDOW = 3.6e-3

@@ -11,7 +11,7 @@ from scenarios import GAP, MAX_WATTS, Floats, Replay, Scenario
 from mlmeter.energy.counters import Rows
 from mlmeter.measurement import Domain, Provenance
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import Label, WindowRecords
+from mlmeter.window_records import Label, WindowRecords
 
 NANOSECONDS = 1e9
 NAMES = ("gap", "A", "B")

@@ -34,7 +34,7 @@ from mlmeter.clock import MonotonicClock
 from mlmeter.errors import MLMeterError, RunFileError
 from mlmeter.journal import JOURNAL, live_journal
 from mlmeter.testing import FakeBackend
-from mlmeter.window_log import OPEN
+from mlmeter.window_records import OPEN
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 2.0
 # The end of a session is killed as often as any other tenth of a second.

@@ -21,7 +21,7 @@ from mlmeter.frame.units import (
 )
 from mlmeter.recording import TOTAL, Recording, Resolution
 from mlmeter.time_bases import TimeBase
-from mlmeter.window_log import FAILED, OPEN
+from mlmeter.window_records import FAILED, OPEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,8 @@ from mlmeter.journal.encoding import Part
 from mlmeter.journal.file import Entry
 from mlmeter.measurement import Event
 from mlmeter.sampling.sources import ROWS_BEFORE
-from mlmeter.window_log import Closed, WindowLog, WindowMark
+from mlmeter.window_log import WindowLog, WindowMark
+from mlmeter.window_records import Closed
 
 if TYPE_CHECKING:
     from mlmeter.collected import Collected

@@ -17,7 +17,7 @@ from mlmeter.journal import streams
 from mlmeter.journal.past import CHAPTER, Restart
 from mlmeter.measurement import Domain, Event, Provenance, Unavailable
 from mlmeter.recording import Recording, Run
-from mlmeter.window_log import OPEN, WINDOW_COLUMNS, Label, WindowRecords
+from mlmeter.window_records import OPEN, WINDOW_COLUMNS, Label, WindowRecords
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

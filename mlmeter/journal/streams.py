@@ -15,7 +15,7 @@ from mlmeter.energy.process_rows import CPU_COLUMNS, GPU_COLUMNS
 from mlmeter.energy.row_columns import NO_DRIVER_TIME
 from mlmeter.journal.encoding import FLOAT, Part
 from mlmeter.measurement import Domain
-from mlmeter.window_log import Closed
+from mlmeter.window_records import Closed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

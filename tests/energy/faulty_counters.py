@@ -19,7 +19,7 @@ from mlmeter.recording import Recording, Run
 from mlmeter.sampling.edge_reads import MEASURE_NS, MEASURE_STEP_SECONDS, _Changes
 from mlmeter.session import Session
 from mlmeter.testing import fake_domain
-from mlmeter.window_log import Label, WindowRecords
+from mlmeter.window_records import Label, WindowRecords
 from tests.runtime.refresh_simulation import Simulation, exponential
 
 Floats = NDArray[np.float64]

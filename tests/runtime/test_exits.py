@@ -12,7 +12,7 @@ import pytest
 
 import mlmeter
 from mlmeter.session import Session
-from mlmeter.window_log import FAILED, OPEN
+from mlmeter.window_records import FAILED, OPEN
 from tests.runtime.processes import LIMIT_SECONDS, run_script, start_script
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

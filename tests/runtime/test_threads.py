@@ -18,7 +18,8 @@ from mlmeter.clock import MonotonicClock
 from mlmeter.meter import EnergyMeter, _module
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, fake_meter
-from mlmeter.window_log import OPEN, WindowLog, WindowRecords
+from mlmeter.window_log import WindowLog
+from mlmeter.window_records import OPEN, WindowRecords
 from mlmeter.windows import Window, current, current_window
 from tests.runtime.processes import run_script
 
