@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_order_is_drawn_anew() -> None:
 def bench_of(percent: float) -> Bench:
     rng = np.random.default_rng(1)
     bench = Bench("a", lambda: None, 0.01)
-    bench.sampling = Sampling(10.0, 0.1, 1000, 100, 10, 10.0, 10.0)
+    bench.sampling = Sampling(10.0, 0.1, 1000, 100, 10)
     for _ in range(30):
         bare = 1 + rng.normal(0, 0.001)
         spent = (1 + percent / 100 + rng.normal(0, 0.001), bare, 1 + rng.normal(0, 0.001))
@@ -142,9 +143,18 @@ def test_a_metered_block_is_metered(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(training_loop, "STEPS_PER_EPOCH", 4)
     sampling = Sampling()
     with training_loop.metering() as metered:
-        spent = metered.block(LOADS["numpy matmul"](20), sampling)
+        spent = metered.block(LOADS["numpy matmul"](200), sampling)
     assert 0 < spent.wall_seconds == sampling.wall_seconds
     assert sampling.windows == 10
     assert sampling.reads > 0
-    assert sampling.metered_joules > 0
-    assert sampling.true_joules > 0
+
+
+def test_the_meter_stands_still_between_its_blocks(tmp_path: Path) -> None:
+    """Nothing is read in a block without it, however long."""
+    with training_loop.metering() as metered:
+        metered.block(lambda: time.sleep(0.01), Sampling())
+        # The read for which a thread was waiting when the block ended.
+        time.sleep(0.2)
+        reads = metered._sampler.cost().reads
+        time.sleep(0.5)
+        assert metered._sampler.cost().reads == reads
