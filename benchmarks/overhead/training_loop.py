@@ -5,9 +5,9 @@
 Steps of 10 ms, each in a window, within windows of epochs, on a live powercap tree of known energy
 and a GPU counter that is refreshed every 100 ms. One session goes on through the whole benchmark; in
 blocks without the meter no window is opened, and the meter's threads stand still. Blocks last a fifth
-of a second, as the speed of a machine wanders within seconds. When a metered block begins, the threads
-catch up with what was due, so that it has somewhat more than its share of their work. How often blocks
-are repeated follows from the first rounds (`paired_blocks.py` has the statistics).
+of a second, as the speed of a machine wanders within seconds. What the threads wait for goes on where it
+was when they stood still, so that metered blocks have their share of ticks and of writing. How often
+blocks are repeated follows from the first rounds (`paired_blocks.py` has the statistics).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import mlmeter
 from mlmeter import EnergyMeter
 from mlmeter.backends.rapl import RaplBackend
 from mlmeter.clock import MonotonicClock
-from mlmeter.journal.live_journal import LiveJournal
+from mlmeter.journal.live_journal import PERIOD_NS, LiveJournal
 from mlmeter.measurement import Domain, Reading
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import fake_domain
@@ -130,24 +130,43 @@ def bare_block(step: Step) -> Spent:
 
 
 class PausableClock(MonotonicClock):
-    """A clock whose waits last until `going` is set again."""
+    """A clock whose waits do not end, nor get shorter, while the meter's threads are to stand still."""
 
     def __init__(self) -> None:
         self.going = threading.Event()
+        self._gone_seconds = self._since_seconds = 0.0
+
+    def go_on(self) -> None:
+        """Let the threads work."""
+        self._since_seconds = time.monotonic()
         self.going.set()
 
+    def pause(self) -> None:
+        """Let them stand still from their next wait on."""
+        self.going.clear()
+        self._gone_seconds += time.monotonic() - self._since_seconds
+
+    def gone_seconds(self) -> float:
+        """Return for how long they have been at work."""
+        more = time.monotonic() - self._since_seconds if self.going.is_set() else 0.0
+        return self._gone_seconds + more
+
     def wait(self, wake: threading.Event, timeout_seconds: float) -> bool:
-        """Wait as the machine's clock does, and then as long as nothing may go on."""
-        woken = super().wait(wake, timeout_seconds)
-        self.going.wait()
-        return woken
+        """Wait for so much of the time in which the threads are at work."""
+        until = self.gone_seconds() + timeout_seconds
+        while True:
+            self.going.wait()
+            left = until - self.gone_seconds()
+            if left <= 0 or super().wait(wake, left):
+                self.going.wait()
+                return wake.is_set()
 
 
 class Metering:
     """Makes metered blocks of one session, whose threads stand still between them."""
 
     def __init__(self, meter: EnergyMeter, sampler: Sampler, clock: PausableClock) -> None:
-        self._meter, self._sampler, self._going = meter, sampler, clock.going
+        self._meter, self._sampler, self._clock = meter, sampler, clock
 
     @property
     def learning(self) -> bool:
@@ -156,7 +175,7 @@ class Metering:
 
     def block(self, step: Step, sampling: Sampling) -> Spent:
         """Run the loop with a window for each step and epoch."""
-        self._going.set()
+        self._clock.go_on()
         try:
             for _ in range(WARM_UP_STEPS):
                 with self._meter.training("step"):
@@ -171,7 +190,7 @@ class Metering:
             spent = Spent(time.perf_counter() - wall, time.process_time() - cpu)
             after = self._sampler.cost()
         finally:
-            self._going.clear()
+            self._clock.pause()
         sampling.wall_seconds += spent.wall_seconds
         sampling.cpu_seconds += after.cpu_seconds - before.cpu_seconds
         sampling.windows += EPOCHS * (1 + STEPS_PER_EPOCH)
@@ -185,9 +204,10 @@ def metering() -> Iterator[Metering]:
     """Meter counters on a memory file system where there is one; what is written goes away."""
     memory, clock = Path("/dev/shm"), PausableClock()
     sampler, write = Sampler(clock), LiveJournal.tick
+    never = threading.Event()
 
-    def write_unless_paused(journal: LiveJournal) -> None:
-        clock.going.wait()
+    def write_in_turn(journal: LiveJournal) -> None:
+        clock.wait(never, PERIOD_NS * 1e-9)
         write(journal)
 
     with (
@@ -195,15 +215,16 @@ def metering() -> Iterator[Metering]:
         tempfile.TemporaryDirectory() as output,
         LivePowercapTree(Path(folder), ZONE_WATTS, limit_watts=200.0) as tree,
     ):
-        LiveJournal.tick = write_unless_paused  # type: ignore[method-assign]
+        LiveJournal.tick = write_in_turn  # type: ignore[method-assign]
         backends = [RaplBackend(tree.root), GpuCounter()]
         try:
+            clock.go_on()
             with EnergyMeter("loop", backends=backends, output_dir=output, sampler=sampler) as meter:
-                clock.going.clear()
+                clock.pause()
                 try:
                     yield Metering(meter, sampler, clock)
                 finally:
-                    clock.going.set()
+                    clock.go_on()
         finally:
             LiveJournal.tick = write  # type: ignore[method-assign]
 
