@@ -417,7 +417,7 @@ def main() -> None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text)
         raw = {bench.name: bench.rounds for bench in benches}
-        arguments.output.with_suffix(".json").write_text(json.dumps(raw, indent=1))
+        arguments.output.with_suffix(".json").write_text(json.dumps(raw))
 
 
 if __name__ == "__main__":
