@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlmeter.commands.electricity import electricity_options, number_or_text
+from mlmeter.commands.failures import told_failures
 from mlmeter.commands.gate import gate_options, judge
 from mlmeter.commands.options import json_option
 from mlmeter.commands.runs import latest_run
-from mlmeter.errors import ArgumentError, MLMeterError
 from mlmeter.recording import TABLES
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def report(
     them has anyhow. With --max-joules and --against it is a gate for CI: all runs of a folder are judged, by
     their mean.
     """
-    from mlmeter.foreign_files import visible
     from mlmeter.report.text import record_lines
     from mlmeter.session import load
 
@@ -64,25 +63,22 @@ def report(
     named = {name: value for name, value in factors.items() if value is not None}
     if named and html_path is None:
         raise click.UsageError("--grid, --pue and --price go with --html; mlmeter impact prints emissions")
-    try:
-        session = load(latest_run(run_path))
-        if html_path is not None:
-            _write_page(session, html_path, named)
-        if csv_path is not None:
-            _write_csv(session, csv_path, table or "phases")
-        elif as_json:
-            click.echo(session.to_json())
-        elif table is not None:
-            click.echo(record_lines(session.records(table)))
-        elif html_path is None:
-            click.echo(session.summary())
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ArgumentError as error:
-        raise click.UsageError(str(error)) from error
-    except (MLMeterError, OSError) as error:
-        raise click.ClickException(visible(str(error))) from error
+    with told_failures():
+        try:
+            session = load(latest_run(run_path))
+            if html_path is not None:
+                _write_page(session, html_path, named)
+            if csv_path is not None:
+                _write_csv(session, csv_path, table or "phases")
+            elif as_json:
+                click.echo(session.to_json())
+            elif table is not None:
+                click.echo(record_lines(session.records(table)))
+            elif html_path is None:
+                click.echo(session.summary())
+        except BrokenPipeError:
+            # Whoever read the output has seen enough; what is still buffered goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     judge(run_path, gate)
 
 

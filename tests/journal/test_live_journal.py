@@ -205,15 +205,16 @@ def test_removed_directory_is_told_and_made_again(
     assert any("removed" in event["message"] for event in loaded.records("events"))
 
 
+def full(*args: object) -> None:
+    """Take the place of writing on a disk that has no room."""
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 def test_disk_that_fails_is_tried_again(
     meter: EnergyMeter, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be written is in memory, and on the disk as soon as it can be."""
     write = live_journal.JournalFile.write
-
-    def full(*args: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     with meter:
         advance(meter, 2)
         monkeypatch.setattr(live_journal.JournalFile, "write", full)
@@ -553,9 +554,6 @@ def test_logging_that_fails_does_not_end_the_journal(
 ) -> None:
     """The program's own filters and handlers run where an event is noted."""
     write = live_journal.JournalFile.write
-
-    def full(*args: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
 
     def broken(record: logging.LogRecord) -> bool:
         raise MemoryError
