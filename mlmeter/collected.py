@@ -68,6 +68,11 @@ class Collected:
         """The domains of all sources."""
         return [domain for source in self.sources for domain in source.domains]
 
+    @property
+    def slowest_seconds(self) -> float:
+        """Update period of the slowest counter; 0 without any."""
+        return max((domain.update_period_seconds for domain in self.domains), default=0.0)
+
     def note_states(self, when: str) -> None:
         """Ask devices for clocks, heat and limits, which explain powers; some tell nothing."""
         for source in self.sources:

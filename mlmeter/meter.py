@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -32,6 +31,7 @@ from mlmeter.backends.registry import check_selection
 from mlmeter.errors import ArgumentError, NotWrittenWarning, StateError
 from mlmeter.event_log import frames_of_ours
 from mlmeter.live import LiveSession
+from mlmeter.living import Living
 from mlmeter.process_end import at_exit, at_exit_of_worker
 from mlmeter.recording import ELECTRICITY
 from mlmeter.sampling.power_process import THREAD
@@ -51,8 +51,7 @@ logger = logging.getLogger("mlmeter")
 
 _active: ContextVar[EnergyMeter | None] = ContextVar("mlmeter_meter", default=None)
 _running: list[EnergyMeter] = []
-# By their addresses: other than a set of weak references, it can be copied while meters come and go.
-_meters: weakref.WeakValueDictionary[int, EnergyMeter] = weakref.WeakValueDictionary()
+_meters: Living[EnergyMeter] = Living()
 _default: EnergyMeter | None = None
 # A signal's handler may open a window while the meter of the same thread is being started.
 _default_lock = threading.RLock()
@@ -67,7 +66,7 @@ def _after_fork_in_child() -> None:
     # Another thread of the parent may have held any lock: nobody will release it here.
     _default, _default_lock = None, threading.RLock()
     _running.clear()
-    for meter in filter(None, (reference() for reference in _meters.valuerefs())):
+    for meter in _meters:
         meter._forget_after_fork()
 
 
@@ -170,7 +169,7 @@ class EnergyMeter(WindowMethods):
         self._lock = threading.RLock()
         self._starting = self._stopping = self._unwritten = False
         self._live = self._new_live()
-        _meters[id(self)] = self
+        _meters.add(self)
         self.run_directory: Path | None = None
         self.write_error: str | None = None
 
@@ -388,7 +387,7 @@ def _new_default_meter() -> EnergyMeter:
 
 def _stop_all() -> None:
     """At the end of the process, stop the meters that nobody has stopped, and write their runs."""
-    for meter in filter(None, (reference() for reference in _meters.valuerefs())):
+    for meter in _meters:
         # A thread that hangs in a driver may hold it for ever.
         if not meter._lock.acquire(timeout=LONGEST_WAIT_AT_EXIT_SECONDS):
             continue

@@ -36,8 +36,7 @@ class Settling:
     @property
     def slowest_seconds(self) -> float:
         """Update period of the slowest counter; 0 without any."""
-        periods = (domain.update_period_seconds for domain in self._session.domains)
-        return max(periods, default=0.0)
+        return self._session.slowest_seconds
 
     def is_shown(self, window: Window) -> bool:
         """Whether the counters have shown the end of a window, on the device too."""

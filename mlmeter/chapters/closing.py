@@ -49,15 +49,9 @@ class Held:
     collected: Collected
     subscription: Subscription
 
-    @property
-    def slowest_seconds(self) -> float:
-        """Update period of the slowest counter."""
-        sources = self.subscription.sources
-        return max((d.update_period_seconds for source in sources for d in source.domains), default=0.0)
-
     def middles_ns(self, limits: Limits) -> Iterator[int]:
         """Yield, of each limit that is exceeded, the time at half of what is held."""
-        domains = sum(len(source.domains) for source in self.subscription.sources)
+        domains = len(self.collected.domains)
         if (
             len(self.collected.log) * max(domains, 1) > limits.windows
             and (middle_ns := self.collected.log.middle_ns()) is not None
@@ -129,7 +123,7 @@ class Chapters:
     @property
     def context_ns(self) -> int:
         """How long before the end of a chapter readings are kept."""
-        seconds = max(self.limits.context_seconds, CONTEXT_PERIODS * self._held.slowest_seconds)
+        seconds = max(self.limits.context_seconds, CONTEXT_PERIODS * self._held.collected.slowest_seconds)
         return round(seconds * 1e9)
 
     @property

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mlmeter.journal.file import Boundary, Entry, JournalFile
 from mlmeter.journal.past import Past
 from mlmeter.journal.progress import Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
+from mlmeter.living import Living
 from mlmeter.sampling.errands import start_thread
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ LONGEST_WAIT_AT_FORK_SECONDS = 0.5
 
 
 # By their ids: of a set no list could be made while another thread adds to it.
-_journals: weakref.WeakValueDictionary[int, LiveJournal] = weakref.WeakValueDictionary()
+_journals: Living[LiveJournal] = Living()
 _held_at_fork = threading.local()
 
 
@@ -58,7 +58,7 @@ class LiveJournal:
         self._directory, self._session, self._remark = directory, session, session.noted.remark
         # A finalizer of the program's may stop the meter on the thread that holds it.
         self._lock = threading.RLock()
-        _journals[id(self)] = self
+        _journals.add(self)
         self._file: JournalFile | None = None
         # None as long as nothing is in the file.
         self._written: Written | None = None
@@ -249,10 +249,9 @@ def _before_fork() -> None:
     # At once where it is found by `_after_fork`: Ctrl-C may come meanwhile.
     _held_at_fork.locks = held = []
     deadline = time.monotonic() + LONGEST_WAIT_AT_FORK_SECONDS
-    for reference in _journals.valuerefs():
-        journal = reference()
-        if journal is not None and journal._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            held.append(journal._lock)
+    for journal in _journals:
+        if journal._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            held.append(journal._lock)  # noqa: PERF401  # one by one: Ctrl-C leaves what is held in it
 
 
 def _after_fork() -> None:

@@ -13,12 +13,12 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlmeter.clock import Clock, MonotonicClock
+from mlmeter.living import Living
 from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads
@@ -110,7 +110,7 @@ class Sampler(RowAccess):
         # A thread runs as long as this is the number that it was started with.
         self._generation = 0
         self._reset()
-        _samplers[id(self)] = self
+        _samplers.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -413,14 +413,14 @@ class Sampler(RowAccess):
 
 _shared: Sampler | None = None
 _shared_lock = threading.Lock()
-_samplers: weakref.WeakValueDictionary[int, Sampler] = weakref.WeakValueDictionary()
+_samplers: Living[Sampler] = Living()
 
 
 def _after_fork_in_child() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()
     POOL.after_fork_in_child()
-    for sampler in filter(None, (reference() for reference in _samplers.valuerefs())):
+    for sampler in _samplers:
         sampler.after_fork_in_child()
 
 
