@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 CONTEXT_PERIODS = 100
 # Longest time between two ticks of a session that is written while it runs.
 JOURNAL_SECONDS = 0.5
+# So many closed windows are put away at once, those of a quiet program with what is read.
+MANY_PENDING = 1_000
 FORKED = "this process was forked from the one that is metered, whose session has its energy"
 
 _run_numbers = itertools.count(1)
@@ -123,7 +125,9 @@ class LiveSession:
         opened.opened_ns = self.now_ns()
         with POOL.lock:
             opened.sources, found = POOL.open(self._backends, self._power_sampling)
-            self._subscription = self._sampler.subscribe(opened.sources, self._tick_seconds, self._on_tick)
+            self._subscription = self._sampler.subscribe(
+                opened.sources, self._tick_seconds, self._on_tick, self._on_booking
+            )
         try:
             self._begin(found, self._subscription)
         except BaseException:
@@ -295,22 +299,26 @@ class LiveSession:
             self.remark("note", note)
 
     def _on_tick(self) -> bool:
-        """Put closed windows away; return whether any has opened or closed since the last call."""
+        """Do what cannot wait; return whether any window has opened or closed since the last call."""
         edges, self._edges = self._edges, self.log.edges
-        self.log.compact()
+        if len(self.log.pending) > MANY_PENDING:
+            self.log.compact()
+        if self.collected.processes is not None and self.running:
+            self.collected.processes.tick()
         self._look_at_devices()
-        collected = self.collected
-        collected.checks.keep_up()
-        if collected.processes is not None and self.running:
-            collected.processes.tick()
         if self.finished:
             self._report_finished(final=False)
+        return edges != self._edges
+
+    def _on_booking(self) -> None:
+        """Put closed windows away, and do what else must be done from time to time."""
+        self.log.compact()
+        self.collected.checks.keep_up()
         if self._journal is not None and self.running:
             keep_up = self._journal.begin if self._sampler.threaded else self._journal.tick
             keep_up()
-        if collected.chapters is not None and self.running:
-            collected.chapters.keep_up()
-        return edges != self._edges
+        if self.collected.chapters is not None and self.running:
+            self.collected.chapters.keep_up()
 
     def _report_finished(self, *, final: bool) -> None:
         """Give the observer the windows whose end the counters have shown."""

@@ -10,6 +10,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mlmeter.clock import Clock
 from mlmeter.measurement import Failure, Reading
@@ -26,12 +27,26 @@ _REMEDY = "update this backend or its driver, or leave it out with backends=[...
 Items = Sequence[Reading | Failure]
 
 
+class Unbooked(NamedTuple):
+    """What was read and is not in the rows yet.
+
+    Attributes:
+        source: what was read.
+        items: what it gave, sound or not.
+        read_ns: when it gave that.
+    """
+
+    source: Source
+    items: Items
+    read_ns: int
+
+
 class ContainedReads:
     """Reads sources into a queue.
 
     Args:
         clock: the time.
-        queue: takes what was read, with its source.
+        queue: takes what was read.
         limit_seconds: after which a read counts as hanging.
 
     Attributes:
@@ -40,7 +55,7 @@ class ContainedReads:
         period_ns: time between two reads of a source that is not slow.
     """
 
-    def __init__(self, clock: Clock, queue: deque[tuple[Source, Items]], limit_seconds: float) -> None:
+    def __init__(self, clock: Clock, queue: deque[Unbooked], limit_seconds: float) -> None:
         self._now_ns = clock.now_ns
         self._queue = queue
         self.limit_seconds = limit_seconds
@@ -49,8 +64,13 @@ class ContainedReads:
         # What each thread is reading now, and since when.
         self._under_way: dict[int, tuple[Source, int]] = {}
 
-    def here(self, source: Source) -> Items:
-        """Read on the calling thread; nothing if the source is to be left alone."""
+    def here(self, source: Source, *, checking: bool = True) -> Items:
+        """Read on the calling thread; nothing if the source is to be left alone.
+
+        Args:
+            source: what to read.
+            checking: False leaves it to `drain` to look at what the source gives: return nothing.
+        """
         if source.hanging or (source.failing and self._now_ns() < source.retry_at_ns):
             return ()
         # One read at a time: backends need not be safe for several threads. What another thread is
@@ -61,7 +81,7 @@ class ContainedReads:
                 self.give_up(source)
             return ()
         try:
-            return self._read(source)
+            return self._read(source, checking=checking)
         finally:
             source.gate.release()
 
@@ -79,8 +99,9 @@ class ContainedReads:
         thread = threading.get_ident()
         try:
             self._under_way[thread] = source, begin_ns
-            self._queue.append((source, self._plain(source)))
+            items = self._plain(source)
             end_ns = source.read_ns = self._now_ns()
+            self._queue.append(Unbooked(source, items, end_ns))
             source.note(source.edge_permit.took_at_edge(end_ns - begin_ns, end_ns), end_ns)
         finally:
             self._under_way.pop(thread, None)
@@ -124,7 +145,7 @@ class ContainedReads:
             f"{source.backend.name} has not come back from a read for {self.limit_seconds:g} s and is left "
             f"alone until it does; {_REMEDY}"
         )
-        self._queue.append((source, self._failures(source, reason)))
+        self._queue.append(Unbooked(source, self._failures(source, reason), self._now_ns()))
 
     def overdue(self) -> list[tuple[int, Source]]:
         """Return the threads whose reads have taken longer than the limit, and what they read."""
@@ -135,22 +156,26 @@ class ContainedReads:
             if begin_ns < since_ns
         ]
 
-    def _late_check(self, source: Source, items: Items) -> Items:
-        """Look at what was read at the edges of windows, where there was no time for it."""
+    def _late_check(self, late: Unbooked) -> Items:
+        """Look at what was read where there was no time for it."""
         try:
-            return self._sound(source, items)
+            return self._sound(late.source, late.items, late.read_ns, in_turn=True)
         except Exception as error:  # no list, or things in it that are no readings
-            return self._failed(source, error)
+            return self._failed(late.source, error)
 
-    def _sound(self, source: Source, items: Items) -> list[Reading | Failure]:
+    def _sound(self, source: Source, items: Items, read_ns: int, *, in_turn: bool) -> list[Reading | Failure]:
         """Return readings that can be used; what is nonsense becomes a failure.
+
+        Args:
+            source: what was read.
+            items: what it gave; read_ns: when.
+            in_turn: whether everything that was read before has been looked at.
 
         Raises:
             Exception: not even a list of readings and failures was given.
         """
-        now_ns = self._now_ns()
         return [
-            self._checked(source, item, now_ns)
+            self._checked(source, item, read_ns, in_turn=in_turn)
             for item in items
             if 0 <= operator.index(item.position) < len(source.rows)
         ]
@@ -159,10 +184,8 @@ class ContainedReads:
         """Put what has been read into the rows, in order of time."""
         by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
         while self._queue:
-            source, result = self._queue.popleft()
-            if source.cheap:
-                result = self._late_check(source, result)
-            by_source.setdefault(id(source), (source, []))[1].extend(result)
+            late = self._queue.popleft()
+            by_source.setdefault(id(late.source), (late.source, []))[1].extend(self._late_check(late))
         for source, items in by_source.values():
             items.sort(key=_time_of)
             for item in items:
@@ -172,17 +195,24 @@ class ContainedReads:
                 else:
                     rows.fail(item)
 
-    def _read(self, source: Source) -> Items:
+    def _read(self, source: Source, *, checking: bool) -> Items:
         """Read and put the result into the queue; a failed backend is asked again later and later."""
         thread, started_ns = threading.get_ident(), self._now_ns()
         self._under_way[thread] = source, started_ns
         source.reading_ns = started_ns
         result: Items
         try:
-            result = self._sound(source, source.backend.read())
+            if source.edge_permit.on_proof:
+                source.backend.read()
+                started_ns = self._now_ns()
+            result = source.backend.read()
+            ended_ns = self._now_ns()
+            if checking or source.failing:
+                result = self._sound(source, result, ended_ns, in_turn=False)
         except BaseException as error:  # whatever a driver raises must not reach the metered program
             if is_the_users(error):
                 raise
+            ended_ns = self._now_ns()
             result = self._failed(source, error)
         else:
             if source.failing:
@@ -193,12 +223,11 @@ class ContainedReads:
             source.hanging = False
             source.reading_ns = -NEVER_NS
         self.reads += 1
-        ended_ns = self._now_ns()
         source.timed(ended_ns - started_ns, ended_ns, self.period_ns)
         if source.cheap:
             source.note(source.edge_permit.took_elsewhere(ended_ns - started_ns, ended_ns), ended_ns)
-        self._queue.append((source, result))
-        return result
+        self._queue.append(Unbooked(source, result, ended_ns))
+        return result if checking else ()
 
     def _failed(self, source: Source, error: BaseException) -> list[Failure]:
         source.failing = True
@@ -212,7 +241,9 @@ class ContainedReads:
         now_ns = self._now_ns()
         return [Failure(position, reason, False, now_ns) for position in range(len(source.domains))]
 
-    def _checked(self, source: Source, item: Reading | Failure, now_ns: int) -> Reading | Failure:
+    def _checked(
+        self, source: Source, item: Reading | Failure, now_ns: int, *, in_turn: bool
+    ) -> Reading | Failure:
         if not isinstance(item, Reading):
             at_ns = item.at_ns if type(item.at_ns) is int and item.at_ns <= now_ns else now_ns
             return Failure(item.position, str(item.reason), bool(item.lost), at_ns)
@@ -229,12 +260,13 @@ class ContainedReads:
                 wrong = "the time of a reading lies in the future, or ends before it begins"
             elif any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
                 wrong = "its power or the time of its driver is no number of 64 bits"
-            elif source.ordered and item.end_ns < last_ns:
+            elif in_turn and source.ordered and item.end_ns < last_ns:
                 wrong = f"a reading is {(last_ns - item.end_ns) * 1e-9:.3f} s older than the one before it"
         if wrong is not None:
             text = f"{source.backend.name} gave nonsense: {wrong}; {_REMEDY}"
             return Failure(item.position, text[:400], False, now_ns)
-        source.last_ns[item.position] = item.end_ns
+        if in_turn:
+            source.last_ns[item.position] = item.end_ns
         return item
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from mlmeter.sampling.read_cost import SLOW_SECONDS
 
 # What a read at the edge of a window may take. On a busy machine many take longer, for want of a processor;
-# so many in a row do so because the source is dear, or fewer when that has been so before.
+# so many in a row do so because the source is dear, or fewer when that has been so before, unless a second
+# read in a row takes less: then it was the processor's caches that were cold.
 EDGE_LIMIT_NS = 50_000
 MOST_DEAR = 32
 MOST_DEAR_ON_TRIAL = 8
@@ -32,13 +33,14 @@ class EdgePermit:
 
     Attributes:
         open: whether they may. Not before one of our own threads has seen a fast read.
+        on_proof: whether the next read of such a thread shall be the second one in a row.
         fast: whether the newest read was fast.
     """
 
-    __slots__ = ("_closed_ns", "_dear", "_debt", "_opened_ns", "_proof_ns", "fast", "open")
+    __slots__ = ("_closed_ns", "_dear", "_debt", "_opened_ns", "_proof_ns", "fast", "on_proof", "open")
 
     def __init__(self) -> None:
-        self.open = self.fast = False
+        self.open = self.fast = self.on_proof = False
         self._closed_ns = self._opened_ns = 0
         # How long it has to be closed; 0 as long as it never was.
         self._proof_ns = 0
@@ -59,22 +61,34 @@ class EdgePermit:
         self._dear += 1
         if elapsed_ns >= LONG_NS:
             self._debt += LONG_WEIGHT
-        enough = elapsed_ns >= SLOW_NS or self._dear >= MOST_DEAR or self._debt >= MOST_DEBT
-        if not enough or not self.open:
+        if not self.open:
             return None
-        self.close(now_ns)
-        return (
-            f"a read at the edge of a window took {elapsed_ns / 1e6:.2g} ms; for {self._proof_ns / 1e9:g} s, "
-            "and until its reads are fast, windows do not read it themselves: short ones are less certain"
-        )
+        if elapsed_ns >= SLOW_NS or self._debt >= MOST_DEBT:
+            return self._closed(elapsed_ns, now_ns)
+        if self._dear >= MOST_DEAR:
+            self.open, self.on_proof = False, True
+        return None
 
     def took_elsewhere(self, elapsed_ns: int, now_ns: int) -> str | None:
         """Note a read on a thread of our own; return a sentence if windows may read it again."""
         self.fast = elapsed_ns < FAST_NS
+        if self.on_proof:
+            self.open, self.on_proof = True, False
+            if elapsed_ns > EDGE_LIMIT_NS:
+                return self._closed(elapsed_ns, now_ns)
+            self._dear = 0
         if self.open or not self.fast or now_ns - self._closed_ns < self._proof_ns:
             return None
         self.open, self._opened_ns = True, now_ns
         return "its reads are fast; windows read it at their edges again" if self._proof_ns else None
+
+    def _closed(self, elapsed_ns: int, now_ns: int) -> str:
+        """Close it and return the sentence about that."""
+        self.close(now_ns)
+        return (
+            f"a read took {elapsed_ns / 1e6:.2g} ms; for {self._proof_ns / 1e9:g} s, and until its reads are "
+            "fast, windows do not read it at their edges: short ones are less certain"
+        )
 
     def close(self, now_ns: int) -> None:
         """Do not let windows read it until it has been left alone for a while and is fast."""
@@ -82,5 +96,5 @@ class EdgePermit:
         doubled_ns = 0 if lasted else 2 * self._proof_ns
         self._proof_ns = min(max(FIRST_PROOF_NS, doubled_ns), LONGEST_PROOF_NS)
         self._closed_ns = now_ns
-        self.open = self.fast = False
+        self.open = self.fast = self.on_proof = False
         self._dear, self._debt = MOST_DEAR - MOST_DEAR_ON_TRIAL, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,14 @@ LATER_STEP_SECONDS = 0.001
 DENSE_PERIODS = 3
 # A look that comes so late after its edge tells little: edges soon after others ask for none for a while.
 LATE_NS = 500_000
+# Share of the time that windows may spend on reads at their edges. What is over is saved, so that the edges
+# of some windows in a row are read, and none of the next ones: single edges tell little.
+EDGE_RATIO = 0.0025
+EDGE_SAVED_NS = 1_000_000_000
+SHORTEST_REST_NS = 250_000_000
+# What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So forty
+# edges a second are read in any case.
+MOST_SPENT_NS = 62_500
 FIRST_PAUSE_NS = 10_000_000
 LONGEST_PAUSE_NS = 640_000_000
 
@@ -44,14 +53,20 @@ class EdgeReads:
         reads: reads sources into the sampler's queue.
         wake: wakes the sampler's thread.
         budget: CPU time that `locate` may use.
+        rng: of rests between edges that are read.
     """
 
     def __init__(
-        self, clock: Clock, reads: ContainedReads, wake: threading.Event, budget: PollBudget
+        self,
+        clock: Clock,
+        reads: ContainedReads,
+        wake: threading.Event,
+        budget: PollBudget,
+        rng: random.Random,
     ) -> None:
         self._clock, self._now_ns = clock, clock.now_ns
         self._read, self._read_at_edge = reads.here, reads.at_edge
-        self._wake, self._budget = wake, budget
+        self._wake, self._budget, self._random = wake, budget, rng
         self.sources: tuple[Source, ...] = ()
         self._interval_ns = 0
         self._next_ns = NEVER_NS
@@ -62,6 +77,8 @@ class EdgeReads:
         self._wanted_ns = NEVER_NS
         self._pause_ns = 0
         self._look_from_ns = 0
+        # Up to when the time spent on reads at edges is made up for.
+        self._paid_ns = -NEVER_NS
 
     def arrange(self, sources: Sequence[Source]) -> None:
         """Read those of `sources` from now on that are fast and cheap."""
@@ -71,13 +88,17 @@ class EdgeReads:
         self._next_ns = 0 if self.sources else NEVER_NS
 
     def edge(self) -> None:
-        """Read the counters on the caller's thread, at most once per update period; never wait for one."""
+        """Read the counters on the caller's thread, if that is due; never wait for one.
+
+        Edges are read at most once per update period, and no more of them than `EDGE_RATIO` allows.
+        """
         now = self._now_ns()
         if now < self._next_ns:
             return
         dense, self._dense_ns = now < self._dense_ns, now + DENSE_PERIODS * self._interval_ns
         if dense and 0 <= now - self._wanted_ns < LONGEST_WANT_NS:
             return
+        # For other threads; after the reads it is known better.
         self._next_ns = now + self._interval_ns
         # Where the sampler's thread has to do the reading, it looks after the edge, too.
         worth_a_look = False
@@ -89,6 +110,16 @@ class EdgeReads:
         if worth_a_look and self._budget.may_locate() and not (dense and now < self._look_from_ns):
             self._edge_ns = self._wanted_ns = now
             self._wake.set()
+        self._pay(now)
+
+    def _pay(self, begin_ns: int) -> None:
+        """Count the time that an edge has taken; rest for a while when too little is saved."""
+        spent_ns = min(self._now_ns() - begin_ns, MOST_SPENT_NS)
+        self._paid_ns = max(self._paid_ns, begin_ns - EDGE_SAVED_NS) + round(spent_ns / EDGE_RATIO)
+        if self._paid_ns > begin_ns:
+            # By chance, so that it keeps no time with the program.
+            rest_ns = round(self._random.uniform(1, 3) * SHORTEST_REST_NS)
+            self._next_ns = self._paid_ns + rest_ns
 
     def rest(self, wake: threading.Event, timeout_seconds: float) -> bool:
         """Let the sampler's thread wait until `wake` is set or the time is over; return whether it is set."""
@@ -97,17 +128,21 @@ class EdgeReads:
         self._wanted_ns = self._now_ns()
         return woken
 
-    def locate(self) -> int:
+    def locate(self, started_ns: int | None = None) -> int:
         """After a window edge, catch the next refresh in a narrow bracket; return the CPU time used.
 
         It tells how much of the last update period belongs to each side of the edge. With little
         CPU time saved, or a thread that wakes too late, one read after the refresh has to do:
         its bracket is wide, but what lies behind the edge is known as well.
+
+        Args:
+            started_ns: CPU time of the thread from which on the look's cost counts.
         """
         edge_ns, self._edge_ns = self._edge_ns, 0
         if not edge_ns or not self.sources:
             return 0
-        started_ns = time.thread_time_ns()
+        if started_ns is None:
+            started_ns = time.thread_time_ns()
         late = self._now_ns() - edge_ns > LATE_NS
         self._pause_ns = min(max(FIRST_PAUSE_NS, 2 * self._pause_ns), LONGEST_PAUSE_NS) if late else 0
         self._look_from_ns = edge_ns + self._pause_ns

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.living import Living
-from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.clock_changes import ClockChanges
-from mlmeter.sampling.contained_reads import ContainedReads
+from mlmeter.sampling.contained_reads import ContainedReads, Unbooked
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
 from mlmeter.sampling.poll_budget import PollBudget
@@ -34,6 +33,9 @@ from mlmeter.sampling.sources import POOL, Source
 DEFAULT_PERIOD_SECONDS = 0.1
 # Whatever a backend says that its counters need: the thread does nothing but read else.
 SHORTEST_PERIOD_SECONDS = 0.001
+# How long readings may wait in the queue. To book each at once would cost the program several times as
+# much: whatever has not run for a tenth of a second has left the processor's caches.
+BOOKING_NS = 1_000_000_000
 
 logger = logging.getLogger("mlmeter")
 
@@ -67,13 +69,14 @@ class Subscription:
         sources: Sequence[Source],
         period_seconds: float,
         on_tick: Callable[[], object] | None,
+        on_booking: Callable[[], object] | None,
         needs_ns: int,
     ) -> None:
         self.sources = tuple(sources)
         self.needs_ns = needs_ns
         safe_seconds = (source.longest_safe_period_seconds() for source in sources)
         self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
-        self.on_tick = on_tick
+        self.on_tick, self.on_booking = on_tick, on_booking
 
 
 class Sampler(RowAccess):
@@ -115,17 +118,18 @@ class Sampler(RowAccess):
     def _reset(self) -> None:
         self._lock = threading.RLock()
         self._wake = threading.Event()
-        self._queue: deque[tuple[Source, Sequence[Reading | Failure]]] = deque()
+        self._queue: deque[Unbooked] = deque()
         self._subscriptions: list[Subscription] = []
         self._sources: list[Source] = []
         self._slow: tuple[Source, ...] = ()
         self.clock_changes = ClockChanges(self.clock)
         self._budget = PollBudget()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
-        self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget)
+        self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget, self._random)
         # When windows were last seen to open or close.
         self._active_ns = -NEVER_NS
         self._poll_ns = NEVER_NS
+        self._booked_ns = -NEVER_NS
         self._polls: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
         self._end_watch = threading.Event()
@@ -139,6 +143,7 @@ class Sampler(RowAccess):
         sources: Sequence[Source],
         period_seconds: float = DEFAULT_PERIOD_SECONDS,
         on_tick: Callable[[], object] | None = None,
+        on_booking: Callable[[], object] | None = None,
     ) -> Subscription:
         """Start reading `sources` and return the hold on them.
 
@@ -147,8 +152,9 @@ class Sampler(RowAccess):
             period_seconds: longest time between reads; shortened where a counter wraps sooner.
             on_tick: called on the sampler's thread after each tick; True if windows have opened or
                 closed since.
+            on_booking: called there after those ticks that bring the rows up to date.
         """
-        subscription = Subscription(sources, period_seconds, on_tick, self._now_ns())
+        subscription = Subscription(sources, period_seconds, on_tick, on_booking, self._now_ns())
         with self._lock:
             if not self._subscriptions:
                 self.clock_changes.begin()
@@ -233,17 +239,18 @@ class Sampler(RowAccess):
 
     # -- the sampler's thread --------------------------------------------------------------
 
-    def tick(self, *, polled_too: bool = True, resting_too: bool = True) -> None:
+    def tick(self, *, polled_too: bool = True, resting_too: bool = True, booking: bool = True) -> None:
         """Read every source once and bring the rows up to date.
 
         Args:
             polled_too: False leaves out sources that are being polled anyway.
             resting_too: False leaves out sources whose calls are too slow for every tick.
+            booking: False leaves what is read in the queue, for a later tick or whoever wants the rows.
         """
         started_ns = time.thread_time_ns()
         with self._lock:
             # Whatever happened to the clocks lies before what is read now.
-            self._drain()
+            self._look_at_clocks()
             now = self._now_ns()
             sources = [
                 source
@@ -255,17 +262,26 @@ class Sampler(RowAccess):
         for source in sources:
             self._read_and_observe(source, now, polling=self._poll_ns != NEVER_NS)
         with self._lock:
-            self._drain()
+            if booking:
+                self._booked_ns = now
+                self._drain()
             subscriptions = tuple(self._subscriptions)
         answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
         if any(answer is True for answer in answers):
             self._active_ns = self._now_ns()
+        for item in subscriptions if booking else ():
+            if item.on_booking is not None:
+                item.on_booking()
         self._ticks += 1
         self._cpu_ns += time.thread_time_ns() - started_ns
 
-    def locate(self) -> None:
-        """After a window edge, catch the next refresh of the cheap counters."""
-        self._cpu_ns += self._edges.locate()
+    def locate(self, started_ns: int | None = None) -> None:
+        """After a window edge, catch the next refresh of the cheap counters.
+
+        Args:
+            started_ns: CPU time of the thread from which on the look's cost counts.
+        """
+        self._cpu_ns += self._edges.locate(started_ns)
 
     def poll(self, started_ns: int | None = None) -> None:
         """Read the slow counters that are due, out of the CPU time saved for looking.
@@ -330,13 +346,17 @@ class Sampler(RowAccess):
             return
         self._wake.clear()
         if woken:
-            self.locate()
+            # The wake-up is often dearer than the look.
+            self.locate(started_ns)
         else:
             self._budget.woke(self._now_ns() - until_ns)
         if self._now_ns() >= poll_ns:
             self.poll(started_ns)
-        if self._now_ns() >= deadline_ns:
-            self.tick(polled_too=poll_ns == NEVER_NS, resting_too=False)
+        now = self._now_ns()
+        if now >= deadline_ns:
+            # A tick may come a little early.
+            booking = now - self._booked_ns > BOOKING_NS - self._period_ns // 2
+            self.tick(polled_too=poll_ns == NEVER_NS, resting_too=False, booking=booking)
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
@@ -361,18 +381,27 @@ class Sampler(RowAccess):
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
         """Read one source, without the lock: it may hang."""
         on_thread = not self._threaded or threading.current_thread() is self._thread
-        items = self._reads.here(source) if on_thread else self._reads.elsewhere(source)
+        if not on_thread:
+            items = self._reads.elsewhere(source)
+        else:
+            items = self._reads.here(source, checking=polling and bool(source.locks))
         if polling and items:
             with self._lock:
                 source.observe(items, now_ns, self._active_ns)
 
     def _drain(self) -> None:
         """Put what has been read into the rows, which are told of a suspend first."""
+        self._look_at_clocks()
+        self._reads.drain()
+
+    def _look_at_clocks(self) -> None:
+        """Tell the rows if the machine has been suspended."""
         change = self.clock_changes.look()
         if change is not None and change.suspended_ns:
             for source in self._sources:
                 source.suspended(change.since_ns, change.until_ns)
-        self._reads.drain()
+            # Rows know of the last suspend only.
+            self._reads.drain()
 
     def _start_thread(self) -> None:
         self._thread = start_thread("mlmeter-sampler", self._run, self._generation)

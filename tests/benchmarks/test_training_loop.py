@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import training_loop
 from paired_blocks import Round, estimate, pooled, rounds_needed
+from pausable import pausable_meter
 from training_loads import LOADS
 from training_loop import ARMS, Bench, Sampling, Spent
 
@@ -87,15 +87,15 @@ class CountedMetering:
     def __init__(self) -> None:
         self.blocks = 0
 
-    def block(self, step: object, sampling: Sampling) -> Spent:
+    def block(self, bench: Bench) -> Spent:
         self.blocks += 1
         return Spent(1.01, 1.02)
 
 
 def test_every_round_has_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks per load and round, the metered one in every place of the order."""
-    monkeypatch.setattr(training_loop, "bare_block", lambda step: Spent(1.0, 1.0))
-    benches = [Bench(name, lambda: None, 0.01) for name in ("a", "b")]
+    monkeypatch.setattr(training_loop, "bare_block", lambda bench: Spent(1.0, 1.0))
+    benches = [Bench(name, 10, lambda: None, 0.01) for name in ("a", "b")]
     metered = CountedMetering()
     for _ in range(20):
         training_loop.one_round(benches, metered, random.Random(1))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_order_is_drawn_anew() -> None:
 
 def bench_of(percent: float) -> Bench:
     rng = np.random.default_rng(1)
-    bench = Bench("a", lambda: None, 0.01)
+    bench = Bench("a", 10, lambda: None, 0.01)
     bench.sampling = Sampling(10.0, 0.1, 1000, 100, 10)
     for _ in range(30):
         bare = 1 + rng.normal(0, 0.001)
@@ -137,24 +137,37 @@ def test_report_says_when_there_were_too_few_rounds() -> None:
     assert "would be needed" not in training_loop.report(benches, 30, 1, "")
 
 
-def test_a_metered_block_is_metered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_metered_block_is_metered() -> None:
     """Windows, edge reads and the sampler are at work in what is timed, on counters of known energy."""
-    monkeypatch.setattr(training_loop, "WARM_UP_STEPS", 1)
-    monkeypatch.setattr(training_loop, "STEPS_PER_EPOCH", 4)
-    sampling = Sampling()
+    bench = Bench("a", 10, LOADS["numpy matmul"](200), 0.01)
     with training_loop.metering() as metered:
-        spent = metered.block(LOADS["numpy matmul"](200), sampling)
-    assert 0 < spent.wall_seconds == sampling.wall_seconds
-    assert sampling.windows == 10
-    assert sampling.reads > 0
+        spent = metered.block(bench)
+    assert 0 < spent.wall_seconds == bench.sampling.wall_seconds
+    assert bench.sampling.windows == 10
+    assert bench.sampling.reads > 0
 
 
-def test_the_meter_stands_still_between_its_blocks(tmp_path: Path) -> None:
-    """Nothing is read in a block without it, however long."""
-    with training_loop.metering() as metered:
-        metered.block(lambda: time.sleep(0.01), Sampling())
+def test_the_meter_stands_still_between_its_blocks() -> None:
+    """Nothing is read in a block without it, however long, and to the meter no time has passed."""
+    with pausable_meter() as (meter, sampler, clock):
+        clock.go_on(0.02)
+        with meter.training("step"):
+            time.sleep(0.02)
+        clock.pause()
         # The read for which a thread was waiting when the block ended.
         time.sleep(0.2)
-        reads = metered._sampler.cost().reads
+        reads, now_ns = sampler.cost().reads, clock.now_ns()
         time.sleep(0.5)
-        assert metered._sampler.cost().reads == reads
+        assert (sampler.cost().reads, clock.now_ns()) == (reads, now_ns)
+
+
+def test_a_metered_second_has_its_ticks() -> None:
+    """In blocks that make up a second the sampler ticks ten times, however long the pauses between them."""
+    with pausable_meter() as (_, sampler, clock):
+        before, begun_ns = sampler.cost().ticks, clock.now_ns()
+        while clock.now_ns() < begun_ns + 2_000_000_000:
+            clock.go_on(0.1)
+            time.sleep(0.1)
+            clock.pause()
+            time.sleep(0.03)
+        assert 14 <= sampler.cost().ticks - before <= 21

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import deque
 
@@ -86,7 +87,7 @@ def test_edges_do_not_wake_a_crowded_thread() -> None:
     clock, wake, budget = FakeClock(), threading.Event(), PollBudget()
     backend = FakeBackend([fake_domain()], [lambda now: now // 1000], clock)
     reads = ContainedReads(clock, deque(), 3.0)
-    edges = EdgeReads(clock, reads, wake, budget)
+    edges = EdgeReads(clock, reads, wake, budget, random.Random(1))
     source = Source.of(backend, backend.open())
     edges.arrange([source])
     # Once on a thread of our own: then windows may.

@@ -10,6 +10,7 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.sampling.contained_reads import Unbooked
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import Source
@@ -57,9 +58,45 @@ def test_readings_arrive_in_order_of_time(clock: FakeClock) -> None:
     sampler.subscribe([source])
     clock.advance(0.003)
     for at, value in ((3_000_000, 30), (1_000_000, 10), (2_000_000, 20)):
-        sampler._queue.append((source, [Reading(0, value, at, at)]))
+        sampler._queue.append(Unbooked(source, [Reading(0, value, at, at)], at))
     ((_, rows),) = sampler.snapshot([source])
     assert list(rows.counts) == [0, 10, 20, 30]
+
+
+def test_ticks_that_book_nothing_lose_nothing(clock: FakeClock) -> None:
+    """What they have read waits in the queue, in its order, until a tick books it or somebody asks."""
+    backend = FakeBackend([fake_domain()], [lambda now: now // 1_000_000], clock)
+    source = source_of(backend)
+    sampler, booked = Sampler(clock, threaded=False), []
+    sampler.subscribe([source], on_booking=lambda: booked.append(clock.now_ns()))
+    for _ in range(5):
+        clock.advance(0.1)
+        sampler.tick(booking=False)
+    assert source.rows[0].readings == 1
+    assert len(booked) == 1
+    ((_, rows),) = sampler.snapshot([source])
+    assert list(rows.counts) == [0, 100, 200, 300, 400, 500]
+    clock.advance(0.1)
+    sampler.tick()
+    assert source.rows[0].readings == 7
+    assert len(booked) == 2
+
+
+def test_what_is_booked_late_was_sound_when_it_was_read(clock: FakeClock) -> None:
+    """A reading that comes from the future is nonsense, also when its time has come since."""
+
+    class Ahead(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            return [item._replace(end_ns=item.end_ns + 50_000_000) for item in super().read()]  # type: ignore[union-attr,call-arg,misc]
+
+    source = source_of(Ahead([fake_domain()], [lambda now: now // 1_000_000], clock))
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([source])
+    clock.advance(0.1)
+    sampler.tick(booking=False)
+    clock.advance(0.1)
+    assert sampler.snapshot([source])[0][1].readings == 0
+    assert any("lies in the future" in remark.message for _, remark in sampler.remarks([source]))
 
 
 def test_reading_of_an_unknown_domain_is_ignored(clock: FakeClock) -> None:
