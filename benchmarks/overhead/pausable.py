@@ -28,8 +28,8 @@ NEVER_NS = 1 << 62
 class PausableClock(MonotonicClock):
     """A clock for which there is no time but that between `go_on` and `pause`.
 
-    What threads wait for comes as late as if the pauses were not. Only threads whose wait ends before the next
-    pause are woken: else each block would begin with all threads that there are, and end in a pause.
+    What threads wait for comes as late as if the pauses were not. Only threads whose wait ends before the
+    next pause are woken: else each block would begin with all threads that there are, and end in a pause.
     """
 
     def __init__(self) -> None:

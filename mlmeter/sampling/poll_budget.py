@@ -6,10 +6,10 @@ from collections import deque
 
 # Share of one core that looking after refreshes may take while windows open and close, and its
 # savings at most. In a virtual machine a poll costs 0.3 ms with its wake-up: with less, refreshes of
-# a GPU are not placed well enough to tell windows apart.
-CPU_RATIO = 0.015
+# a GPU take too long to be placed well enough to tell windows apart.
+CPU_RATIO = 0.005
 CPU_SAVED_NS = 3_000_000
-# A process takes that for a minute of windows, which is what fits need. Afterwards a share that no
+# A process takes that for three minutes of windows, which is what fits need. Afterwards a share that no
 # program feels has to do: looks cost it about twice their CPU time, for they take the interpreter from
 # it and, on hyper-threads, a part of its core.
 FIRST_LOOKS_NS = 900_000_000

@@ -43,18 +43,18 @@ def late_by(budget: PollBudget, nanoseconds: int) -> None:
         budget.woke(nanoseconds)
 
 
-def test_looks_are_dear_in_the_first_minute_only() -> None:
-    """A minute of looks at 1.5 % of a core, for ever after at a fifth of a percent."""
+def test_looks_are_dear_in_the_first_minutes_only() -> None:
+    """Three minutes of looks at half a percent of a core, for ever after at a fifth."""
     budget = PollBudget()
     budget.saved_ns = 0
-    assert abs(spent_in(50, budget) - CPU_RATIO) < 0.1 * CPU_RATIO
-    spent_in(30, budget)
+    assert abs(spent_in(150, budget) - CPU_RATIO) < 0.1 * CPU_RATIO
+    spent_in(60, budget)
     assert not budget.first_looks
     assert abs(spent_in(600, budget) - LATER_CPU_RATIO) < 0.1 * LATER_CPU_RATIO
 
 
 def test_looks_after_edges_leave_something_for_polls() -> None:
-    """After the first minute an edge wakes the thread only where there is enough for polls as well."""
+    """After the first minutes an edge wakes the thread only where there is enough for polls as well."""
     budget = PollBudget()
     budget.spend(FIRST_LOOKS_NS)
     budget.saved_ns = REST_UNTIL_NS
