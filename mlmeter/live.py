@@ -25,8 +25,9 @@ from mlmeter.event_log import EventLog
 from mlmeter.measurement import Energy, Event, Unavailable
 from mlmeter.sampling.cross_checks import CrossChecks
 from mlmeter.sampling.process_reader import ProcessReader
-from mlmeter.sampling.sampler import Sampler, Subscription
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import POOL
+from mlmeter.sampling.subscription import Subscription
 from mlmeter.session import Session
 from mlmeter.settling import Settling
 from mlmeter.source_remarks import remark_sources, slow_remarks

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlmeter.energy.chapter import Chapter
     from mlmeter.energy.counters import Rows
     from mlmeter.recording import Recording
-    from mlmeter.sampling.sampler import Subscription
+    from mlmeter.sampling.subscription import Subscription
     from mlmeter.window_records import WindowRecords
 
 # How much older than its end the readings are that a chapter is resolved with, and how much newer.

@@ -120,7 +120,8 @@ class CounterRows:
         if last is not None and (reading.end_ns <= last.end_ns or reading.begin_ns < last.end_ns):
             return
         self.readings += 1
-        self._end_of_failures(reading)
+        if self._failing_since_ns is not None:
+            self._end_of_failures(reading, self._failing_since_ns)
         self._check.add(reading)
         if last is not None and reading.value == last.value:
             self._unchanged(last, reading)
@@ -292,14 +293,12 @@ class CounterRows:
         self._mean_anchor = min(self._mean_anchor, own)
         self._integrated_ns = self._integrated_before_ns
 
-    def _end_of_failures(self, reading: Reading) -> None:
-        if self._failing_since_ns is None:
-            return
-        seconds = (reading.end_ns - self._failing_since_ns) / 1e9
+    def _end_of_failures(self, reading: Reading, since_ns: int) -> None:
+        seconds = (reading.end_ns - since_ns) / 1e9
         known = "that time is known as one sum"
         if self._last is None:
             # A counter that was never read before tells nothing of the time before.
-            self._add_gap(self._failing_since_ns, reading.begin_ns)
+            self._add_gap(since_ns, reading.begin_ns)
             known = "the energy of that time is not known"
         text = f"{self._domain.name}: readable after {seconds:.3f} s; {known}"
         self.remarks.append(Remark(reading.end_ns, "gap", text))

@@ -22,6 +22,7 @@ LAST_RETRY_SECONDS = 60.0
 # As a rule no thread waits longer for the interpreter's lock. What takes longer waits for something else.
 LONGEST_WANT_NS = 10_000_000
 _LARGEST_COUNT = 2**63 - 1
+_NO_EXTRAS = (None, None)
 _REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
 
 Items = Sequence[Reading | Failure]
@@ -258,7 +259,7 @@ class ContainedReads:
                 wrong = f"{item.value} is no count"
             elif not item.begin_ns <= item.end_ns <= now_ns:
                 wrong = "the time of a reading lies in the future, or ends before it begins"
-            elif any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
+            elif item[4:] != _NO_EXTRAS and any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
                 wrong = "its power or the time of its driver is no number of 64 bits"
             elif in_turn and source.ordered and item.end_ns < last_ns:
                 wrong = f"a reading is {(last_ns - item.end_ns) * 1e-9:.3f} s older than the one before it"
@@ -276,6 +277,10 @@ def _in_whole_numbers(item: Reading) -> Reading:
     Raises:
         TypeError: they are no whole numbers.
     """
+    position, value, begin_ns, end_ns, *_ = item
+    if type(position) is type(value) is type(begin_ns) is type(end_ns) is int and item[4:] == _NO_EXTRAS:
+        # Nearly all of them.
+        return item
     needed = map(operator.index, item[:4])
     return Reading(*needed, *(None if number is None else operator.index(number) for number in item[4:]))
 

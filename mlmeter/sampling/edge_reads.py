@@ -38,9 +38,9 @@ LATE_NS = 500_000
 EDGE_RATIO = 0.0025
 EDGE_SAVED_NS = 1_000_000_000
 SHORTEST_REST_NS = 250_000_000
-# What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So forty
-# edges a second are read in any case.
-MOST_SPENT_NS = 62_500
+# What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So fifty
+# edges a second are read in any case: windows that are too long to be fitted have no more.
+MOST_SPENT_NS = 50_000
 FIRST_PAUSE_NS = 10_000_000
 LONGEST_PAUSE_NS = 640_000_000
 

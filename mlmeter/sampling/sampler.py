@@ -14,8 +14,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from mlmeter.clock import Clock, MonotonicClock
 from mlmeter.living import Living
@@ -29,54 +28,14 @@ from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.row_access import RowAccess
 from mlmeter.sampling.source_threads import SourceThreads
 from mlmeter.sampling.sources import POOL, Source
+from mlmeter.sampling.subscription import Cost, Subscription
 
 DEFAULT_PERIOD_SECONDS = 0.1
-# Whatever a backend says that its counters need: the thread does nothing but read else.
-SHORTEST_PERIOD_SECONDS = 0.001
 # How long readings may wait in the queue. To book each at once would cost the program several times as
 # much: whatever has not run for a tenth of a second has left the processor's caches.
 BOOKING_NS = 1_000_000_000
 
 logger = logging.getLogger("mlmeter")
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the sampler itself has used.
-
-    Attributes:
-        ticks: regular rounds, in which every source is read.
-        reads: reads of a source, whatever for.
-        cpu_seconds: CPU time.
-        polls: reads to catch a refresh of one slow counter, by mode (discover, lock, coarse).
-    """
-
-    ticks: int
-    reads: int
-    cpu_seconds: float
-    polls: Mapping[str, int]
-
-
-class Subscription:
-    """A meter's hold on the sampler; made by `Sampler.subscribe`.
-
-    Attributes:
-        needs_ns: what was read before it is not needed by this meter.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        period_seconds: float,
-        on_tick: Callable[[], object] | None,
-        on_booking: Callable[[], object] | None,
-        needs_ns: int,
-    ) -> None:
-        self.sources = tuple(sources)
-        self.needs_ns = needs_ns
-        safe_seconds = (source.longest_safe_period_seconds() for source in sources)
-        self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
-        self.on_tick, self.on_booking = on_tick, on_booking
 
 
 class Sampler(RowAccess):
@@ -218,7 +177,7 @@ class Sampler(RowAccess):
 
     @property
     def learning(self) -> bool:
-        """Whether looks at counters may still cost what they may in the first minute of a process."""
+        """Whether looks at counters may still cost what they may in the first minutes of a process."""
         return self._budget.first_looks
 
     # -- the metered program's threads -----------------------------------------------------

@@ -1,0 +1,52 @@
+"""A meter's hold on the sampler, and what the sampler has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlmeter.sampling.sources import Source
+
+# Whatever a backend says that its counters need: the thread does nothing but read else.
+SHORTEST_PERIOD_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the sampler itself has used.
+
+    Attributes:
+        ticks: regular rounds, in which every source is read.
+        reads: reads of a source, whatever for.
+        cpu_seconds: CPU time.
+        polls: reads to catch a refresh of one slow counter, by mode (discover, lock, coarse).
+    """
+
+    ticks: int
+    reads: int
+    cpu_seconds: float
+    polls: Mapping[str, int]
+
+
+class Subscription:
+    """A meter's hold on the sampler; made by `Sampler.subscribe`.
+
+    Attributes:
+        needs_ns: what was read before it is not needed by this meter.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        period_seconds: float,
+        on_tick: Callable[[], object] | None,
+        on_booking: Callable[[], object] | None,
+        needs_ns: int,
+    ) -> None:
+        self.sources = tuple(sources)
+        self.needs_ns = needs_ns
+        safe_seconds = (source.longest_safe_period_seconds() for source in sources)
+        self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
+        self.on_tick, self.on_booking = on_tick, on_booking
