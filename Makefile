@@ -9,6 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 READY := $(VENV)/.ready
 # Small matrices gain nothing from threads, and on a busy machine these wait for each other.
 ONE_BLAS_THREAD := OPENBLAS_NUM_THREADS=1
+# Some distributions install a package `tests`, which must not stand in for that of this checkout.
+OURS := PYTHONPATH=.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -33,10 +35,10 @@ coverage: $(READY)-test  ## run the tests and report branch coverage
 	@$(BIN)/python -m pytest -q --cov --cov-report=term $(PYTEST_ARGS)
 
 soak-runs-file: $(READY)-test  ## let 8 processes append 100 sessions each to one runs.csv, and kill others
-	@PYTHONPATH=. $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
+	@$(OURS) $(BIN)/python tests/soak/runs_file.py $(SOAK_ARGS)
 
 fuzz: $(READY)-fuzz  ## read made-up journals, baselines and tables for ten minutes; needs a wheel of atheris
-	@PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_files.py $(or $(FUZZ_ARGS),-max_total_time=600)
+	@$(OURS) $(BIN)/python tests/fuzz/fuzz_files.py $(or $(FUZZ_ARGS),-max_total_time=600)
 
 lint: $(READY)-lint  ## check style and formatting
 	@$(BIN)/ruff check .
@@ -60,10 +62,10 @@ bench-overhead: $(READY)-demo  ## measure what metering costs the metered progra
 	@$(BIN)/python benchmarks/overhead/run.py $(BENCH_ARGS)
 
 bench-edges: $(READY)-test  ## measure entering and leaving windows while backends are slow, hang or fail
-	@$(BIN)/python benchmarks/overhead/edges.py $(BENCH_ARGS)
+	@$(OURS) $(BIN)/python benchmarks/overhead/edges.py $(BENCH_ARGS)
 
 bench-load: $(READY)-test  ## measure how much slower a metered training loop runs
-	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/overhead/training_loop.py $(BENCH_ARGS)
+	@$(ONE_BLAS_THREAD) $(OURS) $(BIN)/python benchmarks/overhead/training_loop.py $(BENCH_ARGS)
 
 bench-accuracy: $(READY)-demo  ## replay loads of known energy and judge the split of short windows
 	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/accuracy/run.py $(BENCH_ARGS)
@@ -97,7 +99,7 @@ bench-page: $(READY)-demo  ## measure how large the report page is and how fast 
 	@$(BIN)/python benchmarks/page/run.py $(BENCH_ARGS)
 
 soak-cycles: $(READY)-test  ## start and stop a thousand meters in ten ways and count what is left
-	@$(ONE_BLAS_THREAD) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
+	@$(ONE_BLAS_THREAD) $(OURS) $(BIN)/python benchmarks/soak/cycles.py $(BENCH_ARGS)
 
 soak-journal: $(READY)-demo  ## measure what the journal of a day costs, and recover it
 	@$(BIN)/python benchmarks/soak/journal.py $(BENCH_ARGS)
