@@ -276,7 +276,7 @@ def main() -> None:
     if arguments.quick:
         arguments.windows, arguments.repeats = 1_000, 1
     if arguments.one:
-        sys.path.append(str(ROOT))
+        sys.path.insert(0, str(ROOT))
         print(json.dumps(measure(arguments.one, arguments.windows)), flush=True)
         os._exit(0)
     seed = random.SystemRandom().randrange(100_000)

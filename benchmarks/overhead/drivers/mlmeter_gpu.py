@@ -11,7 +11,7 @@ MODULE = "mlmeter"
 @contextmanager
 def started(output: str) -> Iterator[Callable[[], None]]:
     """Run a session; a window is an empty block."""
-    sys.path.append(str(Path(__file__).parents[3]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
     from mlmeter import EnergyMeter
     from tests.backends.fake_nvml import FakeGpu, FakeNvml
 
