@@ -155,6 +155,10 @@ class Sampler(RowAccess):
         if thread is not None and thread is not threading.current_thread():
             # A read may hang in a driver: the daemon thread is then left behind, not waited for.
             thread.join(timeout=1.0)
+        with self._lock:
+            if not self._subscriptions:
+                # Nobody will book it, and it would keep the sources with all their rows.
+                self._queue.clear()
 
     def forget(self, subscription: Subscription, time_ns: int) -> None:
         """Forget what was read before a time, so far as no other meter needs it."""

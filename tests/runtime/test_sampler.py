@@ -82,6 +82,18 @@ def test_ticks_that_book_nothing_lose_nothing(clock: FakeClock) -> None:
     assert len(booked) == 2
 
 
+def test_nothing_waits_in_the_queue_when_the_last_meter_has_gone(clock: FakeClock) -> None:
+    """What was read in its last moment would keep its source, and so all that it has given."""
+    backend = FakeBackend([fake_domain()], [lambda now: now // 1_000_000], clock)
+    sampler = Sampler(clock, threaded=False)
+    subscription = sampler.subscribe([source_of(backend)])
+    clock.advance(0.1)
+    sampler.tick(booking=False)
+    assert sampler._queue
+    sampler.unsubscribe(subscription)
+    assert not sampler._queue
+
+
 def test_what_is_booked_late_was_sound_when_it_was_read(clock: FakeClock) -> None:
     """A reading that comes from the future is nonsense, also when its time has come since."""
 
