@@ -128,7 +128,7 @@ class EdgeReads:
         self._wanted_ns = self._now_ns()
         return woken
 
-    def locate(self, started_ns: int | None = None) -> int:
+    def locate(self, started_ns: int) -> int:
         """After a window edge, catch the next refresh in a narrow bracket; return the CPU time used.
 
         It tells how much of the last update period belongs to each side of the edge. With little
@@ -141,8 +141,6 @@ class EdgeReads:
         edge_ns, self._edge_ns = self._edge_ns, 0
         if not edge_ns or not self.sources:
             return 0
-        if started_ns is None:
-            started_ns = time.thread_time_ns()
         late = self._now_ns() - edge_ns > LATE_NS
         self._pause_ns = min(max(FIRST_PAUSE_NS, 2 * self._pause_ns), LONGEST_PAUSE_NS) if late else 0
         self._look_from_ns = edge_ns + self._pause_ns

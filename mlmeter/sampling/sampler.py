@@ -244,6 +244,8 @@ class Sampler(RowAccess):
         Args:
             started_ns: CPU time of the thread from which on the look's cost counts.
         """
+        if started_ns is None:
+            started_ns = time.thread_time_ns()
         self._cpu_ns += self._edges.locate(started_ns)
 
     def poll(self, started_ns: int | None = None) -> None:
@@ -311,6 +313,8 @@ class Sampler(RowAccess):
         if woken:
             # The wake-up is often dearer than the look.
             self.locate(started_ns)
+            # A poll in the same round has not cost that again.
+            started_ns = time.thread_time_ns()
         else:
             self._budget.woke(self._now_ns() - until_ns)
         if self._now_ns() >= poll_ns:
