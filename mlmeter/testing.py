@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from mlmeter.backends.base import Backend
+from mlmeter.clock import Clock
 from mlmeter.measurement import Domain, Failure, GpuUse, Provenance, Reading
 from mlmeter.meter import EnergyMeter
 from mlmeter.sampling.process_tree import ProcessTimes
@@ -99,7 +100,7 @@ class FakeBackend:
         self,
         domains: Sequence[Domain],
         counts: Sequence[int | Failure | Exception | Callable[[int], int]],
-        clock: FakeClock,
+        clock: Clock,
     ) -> None:
         self.domains = tuple(domains)
         self.counts = list(counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from mlmeter import EnergyMeter
 from mlmeter.backends.rapl import RaplBackend
 from mlmeter.clock import MonotonicClock
 from mlmeter.journal.live_journal import PERIOD_NS, LiveJournal
-from mlmeter.measurement import Domain, Failure, Reading
+from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.sampler import Sampler
-from mlmeter.testing import fake_domain
+from mlmeter.testing import FakeBackend, fake_domain
 from tests.backends.powercap_tree import Zone, build_tree
 
 ZONES = {"intel-rapl:0": ("package-0", 80), "intel-rapl:0:0": ("core", 60), "intel-rapl:0:1": ("dram", 6)}
@@ -99,33 +99,18 @@ class RunningRapl(RaplBackend):
         ]
 
 
-class GpuCounter:
-    """A counter of millijoules that is refreshed every 100 ms, as those of GPUs are."""
-
-    name = "gpu_counter"
-
-    def __init__(self, clock: PausableClock) -> None:
-        self._now_ns = clock.now_ns
-
-    def open(self) -> Sequence[Domain]:
-        return (
-            fake_domain(
-                name="gpu-0",
-                kind="gpu",
-                source=self.name,
-                update_period_seconds=GPU_PERIOD_NS * 1e-9,
-                joules_per_count=1e-3,
-                cheap_read=False,
-            ),
-        )
-
-    def read(self) -> Sequence[Reading]:
-        begin_ns = self._now_ns()
-        millijoules = begin_ns // GPU_PERIOD_NS * GPU_PERIOD_NS * GPU_WATTS // 1_000_000
-        return (Reading(0, millijoules, begin_ns, self._now_ns()),)
-
-    def close(self) -> None:
-        pass
+def gpu_counter(clock: PausableClock) -> FakeBackend:
+    """Return a counter of millijoules that is refreshed every 100 ms, as those of GPUs are."""
+    domain = fake_domain(
+        name="gpu-0",
+        kind="gpu",
+        update_period_seconds=GPU_PERIOD_NS * 1e-9,
+        joules_per_count=1e-3,
+        cheap_read=False,
+    )
+    return FakeBackend(
+        [domain], [lambda now: now // GPU_PERIOD_NS * GPU_PERIOD_NS * GPU_WATTS // 1_000_000], clock
+    )
 
 
 @contextmanager
@@ -144,7 +129,7 @@ def pausable_meter() -> Iterator[tuple[EnergyMeter, Sampler, PausableClock]]:
         tempfile.TemporaryDirectory() as output,
     ):
         LiveJournal.tick = write_in_turn  # type: ignore[method-assign]
-        backends = [RunningRapl(Path(folder), clock), GpuCounter(clock)]
+        backends = [RunningRapl(Path(folder), clock), gpu_counter(clock)]
         try:
             clock.go_on()
             with EnergyMeter("loop", backends=backends, output_dir=output, sampler=sampler) as meter:

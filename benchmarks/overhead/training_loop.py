@@ -228,7 +228,7 @@ def table(benches: list[Bench]) -> list[str]:
 def sampling_table(benches: list[Bench]) -> list[str]:
     """Return what the meter did in its blocks."""
     lines = [
-        "| load | step, ms | as measured | windows/s | reads/s | polls/s | CPU of the meter's threads, % |",
+        "| load | step, ms | as measured | windows/s | reads/s | polls/s | CPU counted by the sampler, % |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for bench in benches:

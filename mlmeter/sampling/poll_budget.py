@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 # Share of one core that looking after refreshes may take while windows open and close, and its
-# savings at most. In a virtual machine a poll costs 0.3 ms with its wake-up: with less, refreshes of
-# a GPU take too long to be placed well enough to tell windows apart.
+# savings at most. In a nested virtual machine, where a poll costs 0.3 ms with its wake-up, that is
+# not two polls for each refresh of a GPU's counter: they are placed coarsely there.
 CPU_RATIO = 0.005
 CPU_SAVED_NS = 3_000_000
 # A process takes that for three minutes of windows, which is what fits need. Afterwards a share that no

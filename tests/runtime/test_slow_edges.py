@@ -12,7 +12,7 @@ import pytest
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.contained_reads import LONGEST_WANT_NS
-from mlmeter.sampling.edge_permit import EDGE_LIMIT_NS, LONG_NS, SLOW_NS, EdgePermit
+from mlmeter.sampling.edge_permit import EDGE_LIMIT_NS
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import Source
@@ -82,6 +82,14 @@ def run(meter: EnergyMeter, clock: FakeClock, seconds: float, windows_per_second
             meter.recorder._sampler.tick(resting_too=False)
 
 
+def after(seconds: float, backend: Delayed, windows_per_second: int = 20) -> EnergyMeter:
+    """Return a meter that has run for so long and was stopped."""
+    meter = started(backend)
+    run(meter, backend.clock, seconds, windows_per_second)
+    meter.stop()
+    return meter
+
+
 def notes(meter: EnergyMeter) -> list[str]:
     events = meter.session.events()
     return [text for text in events["message"] if "edge" in text]
@@ -128,9 +136,7 @@ def test_now_and_then_slow_is_met_less_and_less_often(clock: FakeClock) -> None:
     rng = random.Random(7)
     backend = Delayed(clock)
     backend.delay = lambda: 0.05 if rng.random() < 0.02 else CHEAP_SECONDS
-    meter = started(backend)
-    run(meter, clock, 7200, windows_per_second=2)
-    meter.stop()
+    after(7200, backend, 2)
     assert 1 <= backend.slow_edges() <= 10 + 7200 / 600
 
 
@@ -139,9 +145,7 @@ def test_dear_reads_are_left_to_the_sampler(clock: FakeClock, delay: float) -> N
     """What always takes longer than an edge may: 32 reads at first, then eight at each trial."""
     backend = Delayed(clock)
     backend.delay = lambda: delay if backend.at_edge else min(delay, 200e-6)
-    meter = started(backend)
-    run(meter, clock, 600)
-    meter.stop()
+    meter = after(600, backend)
     assert 1 <= backend.slow_edges() <= 32 + 8 * 10
     assert backend.slow_edges() <= 0.01 * 2 * len(meter.session.recording.windows)
 
@@ -157,9 +161,7 @@ def test_cold_caches_are_no_fault_of_the_source(clock: FakeClock) -> None:
         return 80e-6 if cold else CHEAP_SECONDS
 
     backend.delay = delay
-    meter = started(backend)
-    run(meter, clock, 60)
-    meter.stop()
+    meter = after(60, backend)
     assert notes(meter) == []
     assert len(backend.edges_seconds) >= 0.9 * 60 * 40
 
@@ -192,9 +194,7 @@ def test_fifty_edges_a_second_are_read_whatever_they_cost(clock: FakeClock) -> N
     """25 windows a second with reads of 49 us, some of 400 us: all their edges are read."""
     backend = Delayed(clock)
     backend.delay = lambda: 400e-6 if len(backend.edges_seconds) % 2 else 49e-6
-    meter = started(backend)
-    run(meter, clock, 60, windows_per_second=25)
-    meter.stop()
+    meter = after(60, backend, 25)
     assert len(backend.edges_seconds) == 2 * len(meter.session.recording.windows)
 
 
@@ -202,9 +202,7 @@ def test_a_hiccup_means_nothing(clock: FakeClock) -> None:
     """One read in thirty waits 5 ms for the interpreter: windows are read at their edges as before."""
     backend = Delayed(clock)
     backend.delay = lambda: 5e-3 if len(backend.edges_seconds) % 30 == 29 else CHEAP_SECONDS
-    meter = started(backend)
-    run(meter, clock, 60)
-    meter.stop()
+    meter = after(60, backend)
     assert notes(meter) == []
     assert len(backend.edges_seconds) >= 2 * 20 * 50
 
@@ -226,9 +224,7 @@ def test_source_that_is_slow_from_the_start_is_never_read_at_an_edge(clock: Fake
     """What it costs is seen on a thread of our own first."""
     backend = Delayed(clock)
     backend.delay = lambda: 0.05
-    meter = started(backend)
-    run(meter, clock, 60)
-    meter.stop()
+    after(60, backend)
     assert backend.edges_seconds == []
 
 
@@ -245,9 +241,7 @@ def test_errors_by_schedule_are_not_retried_at_edges(clock: FakeClock) -> None:
         return CHEAP_SECONDS
 
     backend.delay = delay
-    meter = started(backend)
-    run(meter, clock, 60)
-    meter.stop()
+    meter = after(60, backend)
     assert 1 <= sum(raised) <= 61
     total = meter.session.total()
     assert total.energy_joules == pytest.approx(100 * meter.session.duration_seconds, rel=0.03)
@@ -344,55 +338,6 @@ def test_looks_that_come_late_are_asked_for_less_often(clock: FakeClock) -> None
     assert looks(2.0, 0.02, 0.001) >= 80
     assert looks(2.0, 0.02, 0.0) >= 80
     assert looks(2.0, 0.0008, 0.0) >= 100
-
-
-# -- the rule by itself ------------------------------------------------------------------------
-
-
-def test_proof_doubles_and_is_forgotten_after_a_good_time() -> None:
-    """1, 2, 4 s and so on up to ten minutes; ten good minutes end it."""
-    permit, now_ns, waits = EdgePermit(), 0, []
-    permit.took_elsewhere(1_000, now_ns)
-    for _ in range(13):
-        assert permit.took_at_edge(30_000_000, now_ns) is not None
-        closed_ns = now_ns
-        while not permit.open:
-            now_ns += 1_000_000_000
-            permit.took_elsewhere(1_000, now_ns)
-        waits.append((now_ns - closed_ns) // 1_000_000_000)
-    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600]
-    now_ns += 600_000_000_000
-    permit.took_at_edge(30_000_000, now_ns)
-    permit.took_elsewhere(1_000, now_ns + 1_000_000_000)
-    assert permit.open
-
-
-@pytest.mark.parametrize(("elapsed_ns", "others"), [(900_000, 1), (LONG_NS, 20), (19_000_000, 25)])
-def test_machine_that_is_busy_is_no_slow_source(elapsed_ns: int, others: int) -> None:
-    """Every other read is dear for want of a processor, or one in 21 waits for the interpreter."""
-    permit = EdgePermit()
-    permit.took_elsewhere(1_000, 0)
-    for _ in range(200):
-        assert permit.took_at_edge(elapsed_ns, 0) is None
-        for _ in range(others):
-            permit.took_at_edge(20_000, 0)
-    assert permit.open
-
-
-@pytest.mark.parametrize(
-    ("elapsed_ns", "others", "reads"), [(SLOW_NS, 0, 1), (EDGE_LIMIT_NS + 1, 0, 32), (LONG_NS, 10, 9)]
-)
-def test_source_that_is_dear_is_left_alone(elapsed_ns: int, others: int, reads: int) -> None:
-    """One slow read, 32 dear ones in a row, or one long one in eleven."""
-    permit = EdgePermit()
-    permit.took_elsewhere(1_000, 0)
-    taken = 0
-    while permit.open:
-        taken += 1
-        permit.took_at_edge(elapsed_ns, 0)
-        for _ in range(others):
-            permit.took_at_edge(20_000, 0)
-    assert taken == reads
 
 
 # -- with real threads -------------------------------------------------------------------------
