@@ -7,11 +7,20 @@ the wall clock, which can be set.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
+
+
+class Flag(Protocol):
+    """What a thread waits for, such as `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set or so many seconds have passed; return whether it is set."""
 
 
 class Clock(Protocol):
@@ -26,7 +35,7 @@ class Clock(Protocol):
     def boot_ns(self) -> int:
         """Return monotonic nanoseconds that include the time for which the machine was suspended."""
 
-    def wait(self, wake: threading.Event, timeout_seconds: float) -> bool:
+    def wait(self, wake: Flag, timeout_seconds: float) -> bool:
         """Wait until `wake` is set or the time is over; return whether it is set."""
 
 
@@ -60,6 +69,6 @@ class MonotonicClock:
     wall_ns = staticmethod(time.time_ns)
     boot_ns = staticmethod(_boot_clock())
 
-    def wait(self, wake: threading.Event, timeout_seconds: float) -> bool:
+    def wait(self, wake: Flag, timeout_seconds: float) -> bool:
         """Wait until `wake` is set or the time is over; return whether it is set."""
         return wake.wait(max(0.0, timeout_seconds))

@@ -7,13 +7,12 @@ meter = fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock)
 from __future__ import annotations
 
 import random
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from mlmeter.backends.base import Backend
-from mlmeter.clock import Clock
+from mlmeter.clock import Clock, Flag
 from mlmeter.measurement import Domain, Failure, GpuUse, Provenance, Reading
 from mlmeter.meter import EnergyMeter
 from mlmeter.sampling.process_tree import ProcessTimes
@@ -73,7 +72,7 @@ class FakeClock:
         """Move the time on."""
         self._now_ns += round(seconds * NANOSECONDS_PER_SECOND)
 
-    def wait(self, wake: threading.Event, timeout_seconds: float) -> bool:
+    def wait(self, wake: Flag, timeout_seconds: float) -> bool:
         """Move the time on by the time-out unless `wake` is set."""
         if not wake.is_set():
             self.advance(max(0.0, timeout_seconds))

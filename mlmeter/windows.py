@@ -93,7 +93,7 @@ class Window:
         # Empty until the window opens, if its phase is to be that of the enclosing window.
         self.phase = phase or ""
         if units:
-            check_names(units)
+            check_names(tuple(units))
         self._given = units
         self.id = 0
         # Times of the meter's clock; NOT_YET before the opening and the end.
@@ -111,7 +111,10 @@ class Window:
         self._flags = 0
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
-        self._enclosing = parent = _enclosing_window()
+        parent = current.get()
+        if parent is not None and (parent.end_ns != NOT_YET or not parent._recorder.running):
+            parent = _enclosing_window()
+        self._enclosing = parent
         while parent is not None and (parent._recorder is not recorder or parent.end_ns != NOT_YET):
             parent = parent._enclosing
         if parent is None:
@@ -156,7 +159,10 @@ class Window:
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
             recorder.edge()
-        self._leave_context()
+        try:
+            current.reset(self._token)
+        except (ValueError, RuntimeError):
+            self._leave_context()
         log = recorder.log
         if not recorder.running:
             log.open.pop(self.id, None)
@@ -193,7 +199,7 @@ class Window:
             ArgumentError: a count is not a finite number of 0 or more, or has the name of a column.
             StateError: the window has not been opened.
         """
-        check_names(units)
+        check_names(tuple(units))
         check_counts(units)
         totals = dict(self.units)
         for name, count in units.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from mlmeter.errors import ArgumentError
@@ -61,7 +62,9 @@ SINGULAR_ENDINGS = ("ss", "us", "is", "as")
 HISSING_ENDINGS = ("ches", "shes", "xes", "sses", "zzes")
 
 
-def check_names(names: Iterable[str]) -> None:
+# Windows of one loop have the same names.
+@lru_cache(maxsize=1_000)
+def check_names(names: tuple[str, ...]) -> None:
     """Check names of units.
 
     Raises:

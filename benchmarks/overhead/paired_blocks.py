@@ -1,7 +1,7 @@
-"""What a treatment adds to the cost of a block, from rounds in which each block comes once.
+"""What a treatment adds to the cost of some work, from rounds in which it is done with it and without.
 
-A round has one block with the meter and two without, in an order drawn for it alone. The effect of a
-round is log(with) less the mean of both log(without); its control compares the two without.
+A round does the same work once with the meter and twice without, by turns, in orders drawn for it alone.
+The effect of a round is log(with) less the mean of both log(without); its control compares the two without.
 
 Slow drifts of the machine cancel within a round. What is left may depend on the rounds before
 it (a neighbour in the same host works for minutes), but because every order is drawn independently,
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What the three blocks of one round took, in seconds of any one clock."""
+    """What the work of one round took in each way, in seconds of any one clock."""
 
     metered: float
     first_bare: float
@@ -51,7 +51,7 @@ class Round(NamedTuple):
 
     @property
     def control(self) -> float:
-        """The same between two blocks without a meter, of which the truth is 0."""
+        """The same between both without a meter, of which the truth is 0."""
         return math.log(self.second_bare) - math.log(self.first_bare)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from mlmeter import EnergyMeter
 from mlmeter.backends.rapl import RaplBackend
@@ -23,22 +24,39 @@ ZONE_WATTS = tuple(watts for _, watts in ZONES.values())
 CPU_PERIOD_NS = 1_000_000
 GPU_WATTS, GPU_PERIOD_NS = 300, 100_000_000
 NEVER_NS = 1 << 62
+# Shorter waits are those between two looks at a counter.
+SHORT_SECONDS = 0.005
+
+
+class Flag(Protocol):
+    """What threads wait for, and can be woken by."""
+
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 class PausableClock(MonotonicClock):
     """A clock for which there is no time but that between `go_on` and `pause`.
 
-    What threads wait for comes as late as if the pauses were not. Only threads whose wait ends before the
-    next pause are woken: else each block would begin with all threads that there are, and end in a pause.
+    Threads that wait long are woken by `pulse`, which the program calls between the parts of its work: a
+    pause costs them nothing. Short waits are waited out, and no pause begins meanwhile, nor while a thread
+    is at work: what is metered has all the work of the meter in it, and what is not has none.
     """
 
     def __init__(self) -> None:
         self._paused_ns = self._stop_ns = time.perf_counter_ns()
-        self._away_ns = self._block_end_ns = 0
+        self._away_ns = 0
         self._wall_ahead_ns = time.time_ns() - self.now_ns()
-        # Until when threads wait that are not to be woken before, and what wakes them.
-        self._parked: dict[threading.Event, int] = {}
-        self._called: set[threading.Event] = set()
+        # Until when threads wait, by what wakes them, and the first of these times.
+        self._parked: dict[Flag, int] = {}
+        self._due_ns = NEVER_NS
+        # All that threads have ever waited for so, and what they have been woken by.
+        self._known: set[Flag] = set()
+        self._called: set[Flag] = set()
+        # Whether threads wait by themselves: before the first pause and after the last one.
+        self._free = True
 
     def now_ns(self) -> int:
         return min(time.perf_counter_ns(), self._stop_ns) - self._away_ns
@@ -48,37 +66,56 @@ class PausableClock(MonotonicClock):
     def wall_ns(self) -> int:
         return self.now_ns() + self._wall_ahead_ns
 
-    def go_on(self, seconds: float | None = None) -> None:
-        """Let time pass, and the threads work; say for how long, None for good."""
+    def go_on(self, *, for_good: bool = False) -> None:
+        """Let time pass."""
+        self._free = for_good
         self._away_ns += time.perf_counter_ns() - self._paused_ns
         self._stop_ns = NEVER_NS
-        self._block_end_ns = NEVER_NS if seconds is None else self.now_ns() + round(seconds * 1e9)
-        for wake, until_ns in list(self._parked.items()):
-            if until_ns <= self._block_end_ns:
-                self._called.add(wake)
-                wake.set()
+        for wake in list(self._parked) if for_good else ():
+            self._call(wake)
 
     def pause(self) -> None:
-        """Let time, and the threads from their next wait on, stand still."""
+        """Let time stand still; when none of the threads is `busy`."""
+        self._free = False
         self._paused_ns = self._stop_ns = time.perf_counter_ns()
 
-    def wait(self, wake: threading.Event, timeout_seconds: float) -> bool:
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is at work, or will be in a moment."""
+        parked = list(self._parked)
+        return len(parked) < len(self._known) or any(wake.is_set() for wake in parked)
+
+    def pulse(self) -> None:
+        """Wake the threads that have waited long enough."""
+        if self.now_ns() >= self._due_ns:
+            for wake, until_ns in list(self._parked.items()):
+                if until_ns <= self.now_ns():
+                    self._call(wake)
+            self._look_ahead()
+
+    def _call(self, wake: Flag) -> None:
+        # From here on its thread is busy, although it may take a while until it runs.
+        self._parked.pop(wake, None)
+        self._called.add(wake)
+        wake.set()
+
+    def _look_ahead(self) -> None:
+        self._due_ns = min(list(self._parked.values()), default=NEVER_NS)
+
+    def wait(self, wake: Flag, timeout_seconds: float) -> bool:
         """Wait until `wake` is set or so much of this clock's time has passed."""
-        until_ns = self.now_ns() + max(0, round(timeout_seconds * 1e9))
-        while True:
-            going = self._stop_ns == NEVER_NS
-            if going and until_ns <= self._block_end_ns:
-                left_ns = until_ns - self.now_ns()
-                if left_ns <= 0 or wake.wait(left_ns * 1e-9):
-                    return wake.is_set()
-                continue
-            self._parked[wake] = until_ns
-            wake.wait()
-            self._parked.pop(wake, None)
-            if wake not in self._called:
-                return True
-            self._called.discard(wake)
-            wake.clear()
+        if self._free or timeout_seconds < SHORT_SECONDS:
+            return wake.wait(max(0.0, timeout_seconds))
+        self._parked[wake] = self.now_ns() + round(timeout_seconds * 1e9)
+        self._known.add(wake)
+        self._look_ahead()
+        wake.wait()
+        self._parked.pop(wake, None)
+        if wake not in self._called:
+            return True
+        self._called.discard(wake)
+        wake.clear()
+        return False
 
 
 class RunningRapl(RaplBackend):
@@ -91,12 +128,16 @@ class RunningRapl(RaplBackend):
         super().__init__(build_tree(folder, zones).class_root, now_ns=clock.now_ns)
 
     def read(self) -> list[Reading | Failure]:
-        return [
-            item._replace(value=item.begin_ns // CPU_PERIOD_NS * 1_000 * ZONE_WATTS[item.position])
-            if isinstance(item, Reading)
-            else item
-            for item in super().read()
-        ]
+        counts: list[Reading | Failure] = []
+        # At the least cost, which the meter would not have: it counts as its own here.
+        for item in super().read():
+            if isinstance(item, Reading):
+                position, _, begin_ns, end_ns, _, _ = item
+                value = begin_ns // CPU_PERIOD_NS * 1_000 * ZONE_WATTS[position]
+                counts.append(Reading(position, value, begin_ns, end_ns))
+            else:
+                counts.append(item)
+        return counts
 
 
 def gpu_counter(clock: PausableClock) -> FakeBackend:
@@ -118,11 +159,14 @@ def pausable_meter() -> Iterator[tuple[EnergyMeter, Sampler, PausableClock]]:
     """Meter counters on a memory file system where there is one, paused; what is written goes away."""
     memory, clock = Path("/dev/shm"), PausableClock()
     sampler, write = Sampler(clock), LiveJournal.tick
-    never = threading.Event()
+    never: Flag = threading.Event()
 
     def write_in_turn(journal: LiveJournal) -> None:
+        # By this clock, and not by that of the thread, which would count as busy.
         clock.wait(never, PERIOD_NS * 1e-9)
+        journal._due_ns = clock.now_ns()
         write(journal)
+        journal._due_ns = clock.now_ns()
 
     with (
         tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
@@ -131,12 +175,12 @@ def pausable_meter() -> Iterator[tuple[EnergyMeter, Sampler, PausableClock]]:
         LiveJournal.tick = write_in_turn  # type: ignore[method-assign]
         backends = [RunningRapl(Path(folder), clock), gpu_counter(clock)]
         try:
-            clock.go_on()
+            clock.go_on(for_good=True)
             with EnergyMeter("loop", backends=backends, output_dir=output, sampler=sampler) as meter:
                 clock.pause()
                 try:
                     yield meter, sampler, clock
                 finally:
-                    clock.go_on()
+                    clock.go_on(for_good=True)
         finally:
             LiveJournal.tick = write  # type: ignore[method-assign]

@@ -1,12 +1,13 @@
-"""What metering costs a training loop: blocks with and without the meter, in one process.
+"""What metering costs a training loop: the same loop with and without the meter, in one process.
 
     make bench-load [BENCH_ARGS="--quick --output benchmarks/results/training_loop.md"]
 
-Steps of 10 and of 50 ms, each in a window within that of an epoch, on a powercap tree and a GPU counter that
-is refreshed every 100 ms. One session goes on through the whole benchmark; in blocks without the meter no
-window is opened, and for the meter no time passes (`pausable.py`), so that metered blocks have their
-share of its work. Blocks last a tenth of a second, as the speed of a machine wanders from one moment to
-the next. How often they are repeated follows from the first rounds (`paired_blocks.py` has the statistics).
+Steps of 10, 50 and 200 ms, each in a window within that of an epoch, on a powercap tree and a GPU counter
+that is refreshed every 100 ms. One session goes on through the whole benchmark. A loop is run in blocks of
+25 ms, metered and not, next to each other, as the speed of a machine wanders from one moment to the next:
+steps are made of parts, and a metered step goes on where the block before has left it. In blocks without
+the meter no time passes for it (`pausable.py`), so that metered blocks have all of its work. How often all
+is repeated follows from the first rounds (`paired_blocks.py` has the statistics).
 """
 
 from __future__ import annotations
@@ -20,150 +21,40 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from paired_blocks import Estimate, Round, estimate, pooled, rounds_needed
-from pausable import PausableClock, pausable_meter
-from training_loads import LOADS, Step, sized
+from paired_blocks import Estimate, estimate, pooled, rounds_needed
+from training_blocks import ARMS, BLOCK_PARTS, PART_SECONDS, ROUND_PARTS, Bench, Metering, Sampling, metering
+from training_loads import LOADS, sized
 
 import mlmeter
-from mlmeter import EnergyMeter
-from mlmeter.sampling.sampler import Sampler
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-STEP_MILLISECONDS = (10, 50)
-BLOCK_SECONDS = 0.1
-FIRST_ROUNDS, QUICK_ROUNDS = 10, 3
+STEP_MILLISECONDS = (10, 50, 200)
+FIRST_ROUNDS, QUICK_ROUNDS = 10, 2
 LONGEST_LEARNING_SECONDS = 240.0
 HALF_WIDTH_PERCENT = 0.5
 LARGEST_PERCENT, LARGEST_HIGH_PERCENT = 0.5, 1.0
-ARMS = ("metered", "first_bare", "second_bare")
-
-
-class Spent(NamedTuple):
-    """What one block took."""
-
-    wall_seconds: float
-    cpu_seconds: float
-
-
-@dataclass
-class Sampling:
-    """What the sampler did within metered blocks, and how well it metered."""
-
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    windows: int = 0
-    reads: int = 0
-    polls: int = 0
-
-
-@dataclass
-class Bench:
-    """A load with its step, and what its rounds gave.
-
-    Attributes:
-        name: of the load; milliseconds: what a step is to take.
-        step: does the work; step_seconds: what it takes.
-        rounds: what each block took, by round.
-        sampling: what the meter did.
-    """
-
-    name: str
-    milliseconds: int
-    step: Step
-    step_seconds: float
-    rounds: list[dict[str, Spent]] = field(default_factory=list)
-    sampling: Sampling = field(default_factory=Sampling)
-
-    @property
-    def steps(self) -> int:
-        """Steps of a block."""
-        return max(1, round(BLOCK_SECONDS * 1e3 / self.milliseconds))
-
-    def effects(self, clock: str, kind: str) -> list[float]:
-        """Return an effect per round: of `wall_seconds` or `cpu_seconds`, `effect` or `control`."""
-        rounds = (
-            Round(**{arm: getattr(spent, clock) for arm, spent in blocks.items()}) for blocks in self.rounds
-        )
-        return [getattr(one, kind) for one in rounds]
-
-
-def bare_block(bench: Bench) -> Spent:
-    """Run the loop as it would be without mlmeter."""
-    step = bench.step
-    step()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(bench.steps):
-        step()
-    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-class Metering:
-    """Makes metered blocks of one session, whose threads stand still between them."""
-
-    def __init__(self, meter: EnergyMeter, sampler: Sampler, clock: PausableClock) -> None:
-        self._meter, self._sampler, self._clock = meter, sampler, clock
-
-    @property
-    def learning(self) -> bool:
-        """Whether the meter may still spend more on looks than later."""
-        return self._sampler.learning
-
-    def block(self, bench: Bench) -> Spent:
-        """Run the loop with a window for each step."""
-        step, sampling = bench.step, bench.sampling
-        self._clock.go_on((bench.steps + 1) * bench.step_seconds)
-        try:
-            with self._meter.training("epoch"):
-                with self._meter.training("step", samples=32):
-                    step()
-                before = self._sampler.cost()
-                wall, cpu = time.perf_counter(), time.process_time()
-                for _ in range(bench.steps):
-                    with self._meter.training("step", samples=32):
-                        step()
-                spent = Spent(time.perf_counter() - wall, time.process_time() - cpu)
-                after = self._sampler.cost()
-        finally:
-            self._clock.pause()
-        sampling.wall_seconds += spent.wall_seconds
-        sampling.cpu_seconds += after.cpu_seconds - before.cpu_seconds
-        sampling.windows += bench.steps
-        sampling.reads += after.reads - before.reads
-        sampling.polls += sum(after.polls.values()) - sum(before.polls.values())
-        return spent
-
-
-@contextmanager
-def metering() -> Iterator[Metering]:
-    """Make metered blocks of one session."""
-    with pausable_meter() as parts:
-        yield Metering(*parts)
 
 
 def one_round(benches: list[Bench], metered: Metering, order: random.Random) -> None:
-    """Run each block of each load once, in an order drawn anew."""
+    """Run each load once, in an order drawn anew."""
     for bench in order.sample(benches, len(benches)):
-        blocks: dict[str, Spent] = {}
-        for arm in order.sample(ARMS, len(ARMS)):
-            blocks[arm] = metered.block(bench) if arm == "metered" else bare_block(bench)
-        bench.rounds.append(blocks)
+        bench.rounds.append(metered.round(bench, order))
 
 
 def let_it_learn(benches: list[Bench], metered: Metering, *, fully: bool) -> None:
     """Meter until the process has spent what it may spend on its first looks at counters."""
     begin = time.monotonic()
     learners = [replace(bench, rounds=[], sampling=Sampling()) for bench in benches]
+    order = random.Random(0)
     for learner in learners:
-        metered.block(learner)
+        metered.round(learner, order, ARMS[:1])
     while fully and metered.learning and time.monotonic() - begin < LONGEST_LEARNING_SECONDS:
         note(f"learning, {time.monotonic() - begin:.0f} s")
-        metered.block(learners[0])
+        metered.round(learners[0], order, ARMS[:1])
 
 
 def measure(
@@ -235,7 +126,7 @@ def sampling_table(benches: list[Bench]) -> list[str]:
         did = bench.sampling
         per_second = [count / did.wall_seconds for count in (did.windows, did.reads, did.polls)]
         lines.append(
-            f"| {bench.name} | {bench.milliseconds} | {bench.step_seconds * 1e3:.1f} | "
+            f"| {bench.name} | {bench.milliseconds} | {did.wall_seconds / max(1, did.windows) * 1e3:.1f} | "
             + " | ".join(f"{value:.0f}" for value in per_second)
             + f" | {100 * did.cpu_seconds / did.wall_seconds:.2f} |"
         )
@@ -285,10 +176,10 @@ def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
     count = len(benches[0].rounds)
     short = "" if count >= needed else f" {needed} would be needed for {HALF_WIDTH_PERCENT} %."
     method = (
-        f"{count} rounds of three blocks per load, one metered and two not, in random order; a block is "
-        f"{1e3 * BLOCK_SECONDS:.0f} ms of steps.{short} Means of log ratios within rounds with Student's "
-        "95 % intervals. CPU time is that of all threads of the process; lag-1 is the autocorrelation of the "
-        "rounds' slowdowns."
+        f"{count} rounds of {ROUND_PARTS // BLOCK_PARTS} times three blocks per load, one metered and two "
+        f"not, in random order; a block is {1e3 * PART_SECONDS * BLOCK_PARTS:.0f} ms of steps.{short} Means "
+        "of log ratios within rounds with Student's 95 % intervals. CPU time is that of all threads of the "
+        "process; lag-1 is the autocorrelation of the rounds' slowdowns."
     )
     return "\n".join(
         [
@@ -336,7 +227,7 @@ def main() -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     load, stolen, begin = os.getloadavg()[0], stolen_ticks(), time.monotonic()
     benches = [
-        Bench(name, step, *sized(LOADS[name], step * 1e-3))
+        Bench(name, step, *sized(LOADS[name], PART_SECONDS))
         for step in map(int, arguments.step_milliseconds.split(","))
         for name in arguments.loads.split(",")
     ]

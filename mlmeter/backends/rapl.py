@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from mlmeter.backends.powercap_zones import (
     DEFAULT_ROOT,
@@ -161,15 +162,8 @@ class RaplBackend:
 
     def read(self) -> list[Reading | Failure]:
         """Read every counter once; nothing before `open` and after `close`."""
-        now_ns = self._now_ns
         counters = self._counters
-        results: list[Reading | Failure] = []
-        for counter in counters:
-            try:
-                results.append(counter.read(now_ns))
-            except (OSError, ValueError) as error:
-                results.append(self._recover(counters, counter, error))
-        return results
+        return ZoneCounter.read_all(counters, self._now_ns, partial(self._recover, counters))
 
     def close(self) -> None:
         """Let go of the descriptors; a `read` under way in another thread ends unharmed."""

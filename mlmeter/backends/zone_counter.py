@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NoReturn, TypeVar
 
 from mlmeter.backends.powercap_zones import LARGEST_COUNT, OPEN_FLAGS, read_text
 from mlmeter.measurement import Reading
 
+# What stands for a counter that cannot be read.
+Instead = TypeVar("Instead")
+
 _COUNT_BYTES = 32  # more than the kernel writes
+_new = tuple.__new__
 
 
 class ZoneCounter:
@@ -63,15 +68,46 @@ class ZoneCounter:
 
     def read(self, now_ns: Callable[[], int]) -> Reading:
         """Read the counter once; raise OSError, or ValueError if the file holds no whole number."""
-        begin_ns = now_ns()
-        text = os.pread(self._fd, _COUNT_BYTES, 0)
+        (reading,) = self.read_all((self,), now_ns, _raise)
+        return reading
+
+    @staticmethod
+    def read_all(
+        counters: Iterable[ZoneCounter],
+        now_ns: Callable[[], int],
+        failed: Callable[[ZoneCounter, Exception], Instead],
+    ) -> list[Reading | Instead]:
+        """Read counters one after the other; `failed` says what to return for one that cannot be read.
+
+        Each reading begins where the one before it ends. As the program waits for this at the edges of
+        its windows, it is one function: calls are dear where caches are cold.
+        """
+        found: list[Reading | Instead] = []
         end_ns = now_ns()
-        value = int(text)
-        if not (0 <= value <= LARGEST_COUNT and text.endswith(self._ending)):
-            raise ValueError(f"no count in {text!r}")
-        return Reading(self.position, value, begin_ns, end_ns)
+        for counter in counters:
+            begin_ns = end_ns
+            try:
+                text = os.pread(counter._fd, _COUNT_BYTES, 0)
+                end_ns = now_ns()
+                value = int(text)
+                if not (0 <= value <= LARGEST_COUNT and text.endswith(counter._ending)):
+                    raise ValueError(f"no count in {text!r}")
+                # What the class does, without the call of the function that a NamedTuple has for it.
+                found.append(_new(Reading, (counter.position, value, begin_ns, end_ns, None, None)))
+            except (OSError, ValueError) as error:
+                found.append(failed(counter, error))
+                end_ns = now_ns()
+        return found
 
     # The default keeps os.close alive while the interpreter shuts down.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._fd >= 0:
             close(self._fd)
+
+
+def _raise(_counter: ZoneCounter, error: Exception) -> NoReturn:
+    try:
+        raise error
+    finally:
+        # Else the error, which knows this call, would keep the counter open.
+        del _counter, error

@@ -40,13 +40,14 @@ class SessionDevices:
         self._sync, self._now_ns, self._remark = sync, now_ns, remark
         self._events: DeviceEvents | None = None
         self._domains: tuple[Domain, ...] = ()
-        self._running = False
+        self._running = self._meters_gpus = False
         self._lock = threading.Lock()
 
     def begin(self, domains: Iterable[Domain]) -> None:
         """Begin a session that meters `domains`."""
         self._domains = tuple(domains)
         self._running = True
+        self._meters_gpus = any(domain.kind == "gpu" for domain in self._domains)
         if callable(self._sync):
             self.edges = FunctionEdges(self._sync)
         elif self._sync == "device":
@@ -54,6 +55,11 @@ class SessionDevices:
         elif self._sync == "events":
             self.edges = self._events = DeviceEvents(self._now_ns, self._remark)
         self.look()
+
+    @property
+    def need_looks(self) -> bool:
+        """Whether there is anything to look for."""
+        return self._events is not None or (self._sync is None and self._meters_gpus)
 
     def look(self) -> None:
         """Read the events that a device has reached; begin with them once CUDA is used."""
@@ -116,10 +122,6 @@ class SessionDevices:
         """In a forked child: the device's events are the parent's."""
         self.edges = self._events = None
         self._running = False
-
-    @property
-    def _meters_gpus(self) -> bool:
-        return any(domain.kind == "gpu" for domain in self._domains)
 
     def _begin_with_cuda(self) -> None:
         """Mark windows from now on if CUDA is used and a GPU metered: else nobody needs its times."""

@@ -8,6 +8,7 @@ missing; they never change a total, they lower the coverage and raise the upper 
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import NamedTuple
 
@@ -108,6 +109,7 @@ class CounterRows:
         self._integrated_ns: int | None = None
         self._integrated_before_ns: int | None = None
         self._largest_mean_watts = 0.0
+        self._learn_power(0.0)
         self._mean_anchor = 0
         self.readings = 0
         self.resets = 0
@@ -122,17 +124,19 @@ class CounterRows:
         self.readings += 1
         if self._failing_since_ns is not None:
             self._end_of_failures(reading, self._failing_since_ns)
-        self._check.add(reading)
+        if reading.power_counts is not None or self._check.both is not None:
+            self._check.add(reading)
         if last is not None and reading.value == last.value:
             self._unchanged(last, reading)
         else:
             if last is None:
                 self._append(reading.begin_ns - self._longest_period_ns, reading, 0)
             else:
-                self._resumed(last, reading)
+                if self.columns.end != self._own_row + 1:
+                    self._resumed(last, reading)
                 self._changed(last, reading)
             self._own_row, self._own_ns = self.columns.end - 1, reading.end_ns
-            self._both_at_own = self.cross_check or NOTHING
+            self._both_at_own = self._check.both or NOTHING
         self._last = reading
 
     def fail(self, failure: Failure) -> None:
@@ -221,18 +225,18 @@ class CounterRows:
         # From the earliest possible time of the last refresh: a late refresh is a big step, not a reset.
         elapsed_seconds = (reading.end_ns - self.columns.after_ns[-1]) * SECONDS_PER_NANOSECOND
         plausible_joules = (
-            1.2 * self._plausible_watts() * (elapsed_seconds + self._domain.update_period_seconds)
+            1.2 * self._plausible_watts * (elapsed_seconds + self._domain.update_period_seconds)
             + self._joules_per_count
         )
         after = last.begin_ns
         if self._trusted:
             # The value is that of some instant of the read, which can have been interrupted.
             after = max(after, reading.begin_ns - self._longest_period_ns)
-        if self._spans_suspend(reading):
+        if self._suspended_ns is not None and self._spans(self._suspended_ns, reading):
             what = "may have been reset or have counted on while the machine was suspended"
             self._lose(last, reading, "suspend", what)
             step = 0
-        elif self._wraps_unknown(reading.end_ns - last.end_ns):
+        elif reading.end_ns - last.end_ns > self._shortest_wrap_ns:
             self._lose(last, reading, "gap", "was not read for longer than it takes to wrap")
             step = 0
         elif step < 0 or step * self._joules_per_count > plausible_joules:
@@ -281,11 +285,9 @@ class CounterRows:
         If so, it is better than the power that was integrated in its place.
         """
         own, rows = self._own_row, self.columns
-        if rows.end == own + 1:
-            return
         integrated, step = rows.counts[-1] - self._own_total, reading.value - last.value
         elapsed_seconds = (reading.end_ns - rows.after_ns[own - rows.first]) * SECONDS_PER_NANOSECOND
-        most = 1.2 * self._plausible_watts() * elapsed_seconds / self._joules_per_count
+        most = 1.2 * self._plausible_watts * elapsed_seconds / self._joules_per_count
         if not CAUGHT_UP_RATIO * integrated <= step <= most:
             self._integrated_before_ns = self._integrated_ns
             return
@@ -304,19 +306,10 @@ class CounterRows:
         self.remarks.append(Remark(reading.end_ns, "gap", text))
         self._failing_since_ns = None
 
-    def _spans_suspend(self, reading: Reading) -> bool:
+    def _spans(self, suspended_ns: tuple[int, int], reading: Reading) -> bool:
         """Whether the machine may have been suspended since the last row."""
-        if self._suspended_ns is None:
-            return False
-        since_ns, until_ns = self._suspended_ns
+        since_ns, until_ns = suspended_ns
         return self.columns.before_ns[-1] < until_ns and since_ns < reading.end_ns
-
-    def _wraps_unknown(self, silent_ns: int) -> bool:
-        modulus = self._domain.modulus
-        if modulus is None:
-            return False
-        horizon_seconds = modulus * self._joules_per_count / self._bounding_watts()
-        return silent_ns / 1e9 > horizon_seconds
 
     def _lose(self, last: Reading, reading: Reading, kind: str, what: str) -> None:
         # What was used since the last refresh was never shown, however often it has been looked for.
@@ -346,18 +339,22 @@ class CounterRows:
         seconds = (before_ns - rows.before_ns[anchor]) * SECONDS_PER_NANOSECOND
         if seconds >= max(SHORTEST_MEAN_SECONDS, self._domain.update_period_seconds / 2):
             watts = (total - rows.counts[anchor]) * self._joules_per_count / seconds
-            self._largest_mean_watts = max(self._largest_mean_watts, watts)
+            if watts > self._largest_mean_watts:
+                self._learn_power(watts)
             self._mean_anchor = rows.end - 1
 
     def forget(self, number: int) -> None:
         """Forget the rows before `number`, but for those that the next reading is compared with."""
         self.columns.forget(min(number, self._own_row, self._mean_anchor))
 
-    def _bounding_watts(self) -> float:
-        return max(self._domain.max_power_watts or DEFAULT_MAX_POWER_WATTS, 1.5 * self._largest_mean_watts)
-
-    def _plausible_watts(self) -> float:
-        limit = self._domain.max_power_watts
-        if limit is None:
-            return DEFAULT_MAX_POWER_WATTS
-        return max(PLAUSIBLE_POWER_RATIO * limit, 1.5 * self._largest_mean_watts)
+    def _learn_power(self, watts: float) -> None:
+        """Note the largest mean power so far, and what that says of power and of the time to a wrap."""
+        self._largest_mean_watts = watts
+        limit, modulus = self._domain.max_power_watts, self._domain.modulus
+        self._plausible_watts = DEFAULT_MAX_POWER_WATTS
+        if limit is not None:
+            self._plausible_watts = max(PLAUSIBLE_POWER_RATIO * limit, 1.5 * watts)
+        self._shortest_wrap_ns = math.inf
+        if modulus is not None:
+            most_watts = max(limit or DEFAULT_MAX_POWER_WATTS, 1.5 * watts)
+            self._shortest_wrap_ns = modulus * self._joules_per_count / most_watts * NANOSECONDS_PER_SECOND

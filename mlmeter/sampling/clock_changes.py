@@ -73,6 +73,10 @@ class ClockChanges:
         """Begin anew: what has happened until now concerns nobody."""
         self._looked_ns, self._suspended_ns, self._wall_ns, _ = self._read()
 
+    def was_suspended(self) -> bool:
+        """Return whether the machine has been suspended since the last look; asked ten times a second."""
+        return self._clock.boot_ns() - self._clock.now_ns() - self._suspended_ns > LEAST_SUSPEND_NS
+
     def look(self) -> Change | None:
         """Compare the clocks with the last look; return what has changed, if anything."""
         now_ns, all_suspended_ns, wall_ns, spent_ns = self._read()

@@ -10,10 +10,10 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mlmeter.clock import Clock
 from mlmeter.measurement import Failure, Reading
+from mlmeter.sampling.edge_permit import EDGE_LIMIT_NS, FAST_NS
 from mlmeter.sampling.errands import came_back, is_the_users
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import FIRST_RETRY_SECONDS, Source
@@ -22,24 +22,12 @@ LAST_RETRY_SECONDS = 60.0
 # As a rule no thread waits longer for the interpreter's lock. What takes longer waits for something else.
 LONGEST_WANT_NS = 10_000_000
 _LARGEST_COUNT = 2**63 - 1
-_NO_EXTRAS = (None, None)
+_NO_EXTRAS = [None, None]
 _REMEDY = "update this backend or its driver, or leave it out with backends=[...]"
 
 Items = Sequence[Reading | Failure]
-
-
-class Unbooked(NamedTuple):
-    """What was read and is not in the rows yet.
-
-    Attributes:
-        source: what was read.
-        items: what it gave, sound or not.
-        read_ns: when it gave that.
-    """
-
-    source: Source
-    items: Items
-    read_ns: int
+# What was read and is not in the rows yet: of which source, what that gave, sound or not, and when.
+Unbooked = tuple[Source, Items, int]
 
 
 class ContainedReads:
@@ -97,28 +85,26 @@ class ContainedReads:
         held, begin_ns = source.gate.acquire(blocking=False), self._now_ns()
         if not held and begin_ns - source.reading_ns >= LONGEST_WANT_NS:
             return
-        thread = threading.get_ident()
+        thread, permit = threading.get_ident(), source.edge_permit
+        items: Items
         try:
             self._under_way[thread] = source, begin_ns
-            items = self._plain(source)
+            try:
+                items = source.backend.read()
+            except BaseException as error:  # it must not reach the metered program
+                if is_the_users(error):
+                    raise
+                items = self._failed(source, error)
             end_ns = source.read_ns = self._now_ns()
-            self._queue.append(Unbooked(source, items, end_ns))
-            source.note(source.edge_permit.took_at_edge(end_ns - begin_ns, end_ns), end_ns)
+            self._queue.append((source, items, end_ns))
+            if end_ns - begin_ns > EDGE_LIMIT_NS or not permit.calm:
+                source.note(permit.took_at_edge(end_ns - begin_ns, end_ns), end_ns)
         finally:
             self._under_way.pop(thread, None)
             if held:
                 source.hanging = False
                 source.gate.release()
         self.reads += 1
-
-    def _plain(self, source: Source) -> Items:
-        """Return what a source gives, not looked at, or failures."""
-        try:
-            return source.backend.read()
-        except BaseException as error:  # it must not reach the metered program
-            if is_the_users(error):
-                raise
-            return self._failed(source, error)
 
     def elsewhere(self, source: Source) -> Items:
         """Read for a thread of the metered program, which waits no longer than the limit."""
@@ -146,7 +132,7 @@ class ContainedReads:
             f"{source.backend.name} has not come back from a read for {self.limit_seconds:g} s and is left "
             f"alone until it does; {_REMEDY}"
         )
-        self._queue.append(Unbooked(source, self._failures(source, reason), self._now_ns()))
+        self._queue.append((source, self._failures(source, reason), self._now_ns()))
 
     def overdue(self) -> list[tuple[int, Source]]:
         """Return the threads whose reads have taken longer than the limit, and what they read."""
@@ -157,12 +143,12 @@ class ContainedReads:
             if begin_ns < since_ns
         ]
 
-    def _late_check(self, late: Unbooked) -> Items:
+    def _late_check(self, source: Source, items: Items, read_ns: int) -> Items:
         """Look at what was read where there was no time for it."""
         try:
-            return self._sound(late.source, late.items, late.read_ns, in_turn=True)
+            return self._sound(source, items, read_ns, in_turn=True)
         except Exception as error:  # no list, or things in it that are no readings
-            return self._failed(late.source, error)
+            return self._failed(source, error)
 
     def _sound(self, source: Source, items: Items, read_ns: int, *, in_turn: bool) -> list[Reading | Failure]:
         """Return readings that can be used; what is nonsense becomes a failure.
@@ -185,10 +171,13 @@ class ContainedReads:
         """Put what has been read into the rows, in order of time."""
         by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
         while self._queue:
-            late = self._queue.popleft()
-            by_source.setdefault(id(late.source), (late.source, []))[1].extend(self._late_check(late))
+            source, read, read_ns = self._queue.popleft()
+            by_source.setdefault(id(source), (source, []))[1].extend(self._late_check(source, read, read_ns))
         for source, items in by_source.values():
-            items.sort(key=_time_of)
+            try:
+                items.sort(key=_end_of_reading)
+            except AttributeError:  # a failure is among them
+                items.sort(key=_time_of)
             for item in items:
                 rows = source.rows[item.position]
                 if isinstance(item, Reading):
@@ -224,10 +213,14 @@ class ContainedReads:
             source.hanging = False
             source.reading_ns = -NEVER_NS
         self.reads += 1
-        source.timed(ended_ns - started_ns, ended_ns, self.period_ns)
-        if source.cheap:
-            source.note(source.edge_permit.took_elsewhere(ended_ns - started_ns, ended_ns), ended_ns)
-        self._queue.append(Unbooked(source, result, ended_ns))
+        source.read_ns, elapsed_ns = ended_ns, ended_ns - started_ns
+        permit = source.edge_permit
+        # Nearly all reads are quick ones of a source that is known as that: nothing changes then.
+        if elapsed_ns >= FAST_NS or source.cost.doubtful or (source.cheap and not permit.settled):
+            source.timed(elapsed_ns, ended_ns, self.period_ns)
+            if source.cheap:
+                source.note(permit.took_elsewhere(elapsed_ns, ended_ns), ended_ns)
+        self._queue.append((source, result, ended_ns))
         return result if checking else ()
 
     def _failed(self, source: Source, error: BaseException) -> list[Failure]:
@@ -249,8 +242,11 @@ class ContainedReads:
             at_ns = item.at_ns if type(item.at_ns) is int and item.at_ns <= now_ns else now_ns
             return Failure(item.position, str(item.reason), bool(item.lost), at_ns)
         wrong = None
+        position, value, begin_ns, end_ns, *extras = item
         try:
-            item = _in_whole_numbers(item)
+            # Nearly all are Python's own numbers: without a call for each.
+            plain = type(position) is type(value) is type(begin_ns) is type(end_ns) is int
+            item = item if plain and extras == _NO_EXTRAS else _in_whole_numbers(item)
         except TypeError:
             wrong = f"{item.value!a} at {item.begin_ns!a} to {item.end_ns!a} is not made of whole numbers"
         else:
@@ -259,7 +255,7 @@ class ContainedReads:
                 wrong = f"{item.value} is no count"
             elif not item.begin_ns <= item.end_ns <= now_ns:
                 wrong = "the time of a reading lies in the future, or ends before it begins"
-            elif item[4:] != _NO_EXTRAS and any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
+            elif extras != _NO_EXTRAS and any(abs(number or 0) > _LARGEST_COUNT for number in item[4:]):
                 wrong = "its power or the time of its driver is no number of 64 bits"
             elif in_turn and source.ordered and item.end_ns < last_ns:
                 wrong = f"a reading is {(last_ns - item.end_ns) * 1e-9:.3f} s older than the one before it"
@@ -277,12 +273,12 @@ def _in_whole_numbers(item: Reading) -> Reading:
     Raises:
         TypeError: they are no whole numbers.
     """
-    position, value, begin_ns, end_ns, *_ = item
-    if type(position) is type(value) is type(begin_ns) is type(end_ns) is int and item[4:] == _NO_EXTRAS:
-        # Nearly all of them.
-        return item
     needed = map(operator.index, item[:4])
     return Reading(*needed, *(None if number is None else operator.index(number) for number in item[4:]))
+
+
+# Of nearly all items, without a call of Python for each.
+_end_of_reading = operator.attrgetter("end_ns")
 
 
 def _time_of(item: Reading | Failure) -> int:

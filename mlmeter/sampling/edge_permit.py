@@ -35,12 +35,23 @@ class EdgePermit:
         open: whether they may. Not before one of our own threads has seen a fast read.
         on_proof: whether the next read of such a thread shall be the second one in a row.
         fast: whether the newest read was fast.
+        calm: whether another read at an edge that is not dear would change nothing.
     """
 
-    __slots__ = ("_closed_ns", "_dear", "_debt", "_opened_ns", "_proof_ns", "fast", "on_proof", "open")
+    __slots__ = (
+        "_closed_ns",
+        "_dear",
+        "_debt",
+        "_opened_ns",
+        "_proof_ns",
+        "calm",
+        "fast",
+        "on_proof",
+        "open",
+    )
 
     def __init__(self) -> None:
-        self.open = self.fast = self.on_proof = False
+        self.open = self.fast = self.on_proof = self.calm = False
         self._closed_ns = self._opened_ns = 0
         # How long it has to be closed; 0 as long as it never was.
         self._proof_ns = 0
@@ -57,8 +68,10 @@ class EdgePermit:
         self.fast = elapsed_ns < FAST_NS
         if elapsed_ns <= EDGE_LIMIT_NS:
             self._dear, self._debt = 0, max(0, self._debt - 1)
+            self.calm = not self._debt
             return None
         self._dear += 1
+        self.calm = False
         if elapsed_ns >= LONG_NS:
             self._debt += LONG_WEIGHT
         if not self.open:
@@ -69,9 +82,15 @@ class EdgePermit:
             self.open, self.on_proof = False, True
         return None
 
+    @property
+    def settled(self) -> bool:
+        """Whether another fast read on a thread of our own would change nothing."""
+        return self.open and self.fast
+
     def took_elsewhere(self, elapsed_ns: int, now_ns: int) -> str | None:
         """Note a read on a thread of our own; return a sentence if windows may read it again."""
         self.fast = elapsed_ns < FAST_NS
+        self.calm = self.calm and self.fast
         if self.on_proof:
             self.open, self.on_proof = True, False
             if elapsed_ns > EDGE_LIMIT_NS:
@@ -96,5 +115,5 @@ class EdgePermit:
         doubled_ns = 0 if lasted else 2 * self._proof_ns
         self._proof_ns = min(max(FIRST_PROOF_NS, doubled_ns), LONGEST_PROOF_NS)
         self._closed_ns = now_ns
-        self.open = self.fast = self.on_proof = False
+        self.open = self.fast = self.on_proof = self.calm = False
         self._dear, self._debt = MOST_DEAR - MOST_DEAR_ON_TRIAL, 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
-import time
 from collections.abc import Callable, Sequence
 
 from mlmeter.clock import Clock
@@ -14,6 +12,8 @@ from mlmeter.sampling.contained_reads import LONGEST_WANT_NS, ContainedReads
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import Source
+from mlmeter.sampling.thread_time import ThreadTime
+from mlmeter.sampling.wake import Wake
 
 # With less CPU time saved, one look replaces the search for the refresh.
 LOCATE_CPU_NEEDED_NS = 1_000_000
@@ -33,9 +33,10 @@ LATER_STEP_SECONDS = 0.001
 DENSE_PERIODS = 3
 # A look that comes so late after its edge tells little: edges soon after others ask for none for a while.
 LATE_NS = 500_000
-# Share of the time that windows may spend on reads at their edges. What is over is saved, so that the edges
-# of some windows in a row are read, and none of the next ones: single edges tell little.
-EDGE_RATIO = 0.0025
+# How much longer the time is of which a read at an edge is the share that windows may spend on these: a
+# quarter of a percent. What is over is saved, so that the edges of some windows in a row are read, and none
+# of the next ones: single edges tell little.
+TIMES_PER_EDGE = 400
 EDGE_SAVED_NS = 1_000_000_000
 SHORTEST_REST_NS = 250_000_000
 # What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So fifty
@@ -60,7 +61,7 @@ class EdgeReads:
         self,
         clock: Clock,
         reads: ContainedReads,
-        wake: threading.Event,
+        wake: Wake,
         budget: PollBudget,
         rng: random.Random,
     ) -> None:
@@ -68,7 +69,7 @@ class EdgeReads:
         self._read, self._read_at_edge = reads.here, reads.at_edge
         self._wake, self._budget, self._random = wake, budget, rng
         self.sources: tuple[Source, ...] = ()
-        self._interval_ns = 0
+        self._interval_ns = self._dense_interval_ns = 0
         self._next_ns = NEVER_NS
         # Until when an edge is soon after another one.
         self._dense_ns = 0
@@ -85,17 +86,18 @@ class EdgeReads:
         self.sources = tuple(source for source in sources if source.cheap)
         periods = [domain.update_period_seconds for source in self.sources for domain in source.domains]
         self._interval_ns = round(min(periods, default=0.0) * 1e9)
+        self._dense_interval_ns = DENSE_PERIODS * self._interval_ns
         self._next_ns = 0 if self.sources else NEVER_NS
 
     def edge(self) -> None:
         """Read the counters on the caller's thread, if that is due; never wait for one.
 
-        Edges are read at most once per update period, and no more of them than `EDGE_RATIO` allows.
+        Edges are read at most once per update period, and no more of them than `TIMES_PER_EDGE` allows.
         """
         now = self._now_ns()
         if now < self._next_ns:
             return
-        dense, self._dense_ns = now < self._dense_ns, now + DENSE_PERIODS * self._interval_ns
+        dense, self._dense_ns = now < self._dense_ns, now + self._dense_interval_ns
         if dense and 0 <= now - self._wanted_ns < LONGEST_WANT_NS:
             return
         # For other threads; after the reads it is known better.
@@ -107,28 +109,31 @@ class EdgeReads:
             if permit.open:
                 self._read_at_edge(source)
             worth_a_look = worth_a_look or permit.open or permit.fast
-        if worth_a_look and self._budget.may_locate() and not (dense and now < self._look_from_ns):
+        if worth_a_look and not (dense and now < self._look_from_ns) and self._budget.may_locate():
             self._edge_ns = self._wanted_ns = now
             self._wake.set()
-        self._pay(now)
-
-    def _pay(self, begin_ns: int) -> None:
-        """Count the time that an edge has taken; rest for a while when too little is saved."""
-        spent_ns = min(self._now_ns() - begin_ns, MOST_SPENT_NS)
-        self._paid_ns = max(self._paid_ns, begin_ns - EDGE_SAVED_NS) + round(spent_ns / EDGE_RATIO)
-        if self._paid_ns > begin_ns:
+        # What that took is paid for; when too little is saved, no edge is read for a while.
+        spent_ns, oldest_ns = self._now_ns() - now, now - EDGE_SAVED_NS
+        if spent_ns > MOST_SPENT_NS:
+            spent_ns = MOST_SPENT_NS
+        if self._paid_ns < oldest_ns:
+            self._paid_ns = oldest_ns
+        self._paid_ns += TIMES_PER_EDGE * spent_ns
+        if self._paid_ns > now:
             # By chance, so that it keeps no time with the program.
             rest_ns = round(self._random.uniform(1, 3) * SHORTEST_REST_NS)
             self._next_ns = self._paid_ns + rest_ns
 
-    def rest(self, wake: threading.Event, timeout_seconds: float) -> bool:
+    def rest(self, wake: Wake, timeout_seconds: float) -> bool:
         """Let the sampler's thread wait until `wake` is set or the time is over; return whether it is set."""
-        self._wanted_ns = self._now_ns() + max(0, round(timeout_seconds * 1e9))
+        if timeout_seconds < 0:
+            timeout_seconds = 0.0
+        self._wanted_ns = self._now_ns() + int(timeout_seconds * 1e9)
         woken = self._clock.wait(wake, timeout_seconds)
         self._wanted_ns = self._now_ns()
         return woken
 
-    def locate(self, started_ns: int) -> int:
+    def locate(self, spent: ThreadTime) -> int:
         """After a window edge, catch the next refresh in a narrow bracket; return the CPU time used.
 
         It tells how much of the last update period belongs to each side of the edge. With little
@@ -136,7 +141,7 @@ class EdgeReads:
         its bracket is wide, but what lies behind the edge is known as well.
 
         Args:
-            started_ns: CPU time of the thread from which on the look's cost counts.
+            spent: CPU time of the thread; its next piece is the look's.
         """
         edge_ns, self._edge_ns = self._edge_ns, 0
         if not edge_ns or not self.sources:
@@ -145,17 +150,17 @@ class EdgeReads:
         self._pause_ns = min(max(FIRST_PAUSE_NS, 2 * self._pause_ns), LONGEST_PAUSE_NS) if late else 0
         self._look_from_ns = edge_ns + self._pause_ns
         horizon_ns = edge_ns + LOCATE_PERIODS * self._interval_ns
-        waiter = threading.Event()
+        waiter = Wake()
         if self._budget.saved_ns < LOCATE_CPU_NEEDED_NS:
             self._pass(waiter, (horizon_ns - self._now_ns()) * 1e-9)
         for source in self.sources:
             if source.edge_permit.open or source.edge_permit.fast:
                 self._read_until_refreshed(source, horizon_ns, waiter)
-        used_ns = time.thread_time_ns() - started_ns
+        used_ns = spent.piece_ns()
         self._budget.spend(used_ns)
         return used_ns
 
-    def _read_until_refreshed(self, source: Source, horizon_ns: int, waiter: threading.Event) -> None:
+    def _read_until_refreshed(self, source: Source, horizon_ns: int, waiter: Wake) -> None:
         """Read a source until all its counters have changed or the time is over; at least once."""
         first: dict[int, int] = {}
         waiting = {index for index, domain in enumerate(source.domains) if domain.counted}
@@ -167,7 +172,7 @@ class EdgeReads:
                 return
             self._pass(waiter, LOCATE_STEP_SECONDS)
 
-    def _pass(self, waiter: threading.Event, seconds: float) -> None:
+    def _pass(self, waiter: Wake, seconds: float) -> None:
         """Wait between two reads; edges may be read meanwhile."""
         if self._wanted_ns == NEVER_NS:
             self._clock.wait(waiter, seconds)
@@ -183,7 +188,7 @@ class EdgeReads:
         """
         seen = [_Changes() for _ in source.domains]
         counted = [found for found, domain in zip(seen, source.domains, strict=True) if domain.counted]
-        waiter, started_ns = threading.Event(), self._now_ns()
+        waiter, started_ns = Wake(), self._now_ns()
         while going():
             for item in self._read(source):
                 if isinstance(item, Reading) and 0 <= item.position < len(seen):

@@ -93,8 +93,9 @@ class PollBudget:
 
         Later, only where that leaves something for polls of slow counters.
         """
-        needed_ns = 0 if self.first_looks else REST_UNTIL_NS
-        return self.saved_ns > needed_ns and not self.crowded
+        # Asked at the edges of windows: without the properties, which are calls.
+        needed_ns = 0 if self._spent_ns < FIRST_LOOKS_NS else REST_UNTIL_NS
+        return self.saved_ns > needed_ns and self._typical_delay_ns < CROWDED_NS
 
     def earn(self, elapsed_ns: int) -> None:
         """Save the share of the time that has passed, up to the most that may be saved."""

@@ -32,18 +32,26 @@ class ReadCost:
         self._start_seconds = start_seconds
         self._domains = max(1, domains)
         self._longest_rest_seconds = min(LONGEST_REST_SECONDS, safe_seconds)
-        self._recent: deque[float] = deque(maxlen=RECENT_READS)
+        # Of the last reads in a row that were slow.
+        self._slow: deque[float] = deque(maxlen=RECENT_READS)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last read was slow."""
+        return bool(self._slow)
 
     @property
     def call_seconds(self) -> float:
         """What a call costs: as at the start, unless all recent ones were slow."""
-        full = len(self._recent) == RECENT_READS
-        fastest = min(self._recent) if full else 0.0
-        return fastest if fastest >= SLOW_SECONDS else self._start_seconds
+        return min(self._slow) if len(self._slow) == RECENT_READS else self._start_seconds
 
     def took(self, elapsed_ns: int) -> None:
-        """Note how long a read took."""
-        self._recent.append(elapsed_ns * 1e-9 / self._domains)
+        """Note how long a read took; need not be told of quick ones but after a slow one."""
+        call_seconds = elapsed_ns * 1e-9 / self._domains
+        if call_seconds < SLOW_SECONDS:
+            self._slow.clear()
+        else:
+            self._slow.append(call_seconds)
 
     def rest_ns(self, period_ns: int) -> int:
         """Return the time between reads that the cost asks for; 0 if calls are cheap for this period."""

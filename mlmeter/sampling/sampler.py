@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
@@ -29,6 +28,8 @@ from mlmeter.sampling.row_access import RowAccess
 from mlmeter.sampling.source_threads import SourceThreads
 from mlmeter.sampling.sources import POOL, Source
 from mlmeter.sampling.subscription import Cost, Subscription
+from mlmeter.sampling.thread_time import ThreadTime
+from mlmeter.sampling.wake import Wake
 
 DEFAULT_PERIOD_SECONDS = 0.1
 # How long readings may wait in the queue. To book each at once would cost the program several times as
@@ -44,6 +45,7 @@ class Sampler(RowAccess):
     Everything that the thread does is in `tick`, `poll` and `locate`, which tests call directly.
 
     Attributes:
+        edge: reads the cheap counters on the caller's thread, at most once per update period.
         clock_changes: suspends of the machine and steps of the wall clock so far.
 
     Args:
@@ -76,15 +78,20 @@ class Sampler(RowAccess):
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._wake = threading.Event()
+        self._wake = Wake()
         self._queue: deque[Unbooked] = deque()
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: tuple[Subscription, ...] = ()
         self._sources: list[Source] = []
+        # Those that the sampler's thread reads, and of these the ones with a slow counter.
+        self._regular: tuple[Source, ...] = ()
         self._slow: tuple[Source, ...] = ()
+        self._unmeasured = False
+        self._period_ns = round(DEFAULT_PERIOD_SECONDS * 1e9)
         self.clock_changes = ClockChanges(self.clock)
         self._budget = PollBudget()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
         self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget, self._random)
+        self.edge = self._edges.edge
         # When windows were last seen to open or close.
         self._active_ns = -NEVER_NS
         self._poll_ns = NEVER_NS
@@ -123,7 +130,7 @@ class Sampler(RowAccess):
                     self._sources.append(source)
                     source.prepare(self._budget, self._known_seconds, self._random, self._now_ns())
                     self._alone.begin(source)
-            self._subscriptions.append(subscription)
+            self._subscriptions = (*self._subscriptions, subscription)
             self._arrange()
             self.tick()
             if self._threaded and self._thread is None:
@@ -138,14 +145,15 @@ class Sampler(RowAccess):
         with self._lock:
             if subscription not in self._subscriptions:
                 return
-            self._subscriptions.remove(subscription)
+            self._subscriptions = tuple(item for item in self._subscriptions if item is not subscription)
             for source in subscription.sources:
                 source.subscribers -= 1
-                if source.subscribers == 0:
-                    self._sources.remove(source)
-                    self._keep(source)
-                    self._alone.close(source)
+            unwanted = [source for source in subscription.sources if source.subscribers == 0]
+            self._sources = [source for source in self._sources if source.subscribers]
             self._arrange()
+            for source in unwanted:
+                self._keep(source)
+                self._alone.close(source)
             thread = None
             if not self._subscriptions and self._thread is not None:
                 thread, self._thread = self._thread, None
@@ -186,10 +194,6 @@ class Sampler(RowAccess):
 
     # -- the metered program's threads -----------------------------------------------------
 
-    def edge(self) -> None:
-        """Read the cheap counters on the caller's thread, at most once per update period."""
-        self._edges.edge()
-
     @property
     def threaded(self) -> bool:
         """Whether a thread of its own reads; else whoever calls `tick`."""
@@ -210,57 +214,54 @@ class Sampler(RowAccess):
             resting_too: False leaves out sources whose calls are too slow for every tick.
             booking: False leaves what is read in the queue, for a later tick or whoever wants the rows.
         """
-        started_ns = time.thread_time_ns()
-        with self._lock:
-            # Whatever happened to the clocks lies before what is read now.
-            self._look_at_clocks()
-            now = self._now_ns()
-            sources = [
-                source
-                for source in self._sources
-                if source not in self._alone
-                and (resting_too or not source.rests(now, self._period_ns))
-                and (polled_too or source not in self._slow or now - source.read_ns >= self._period_ns)
-            ]
-        for source in sources:
-            self._read_and_observe(source, now, polling=self._poll_ns != NEVER_NS)
-        with self._lock:
-            if booking:
+        spent = ThreadTime()
+        self._tick(polled_too=polled_too, resting_too=resting_too, booking=booking)
+        self._cpu_ns += spent.piece_ns()
+
+    def _tick(self, *, polled_too: bool, resting_too: bool, booking: bool) -> None:
+        # Whatever happened to the clocks lies before what is read now.
+        if self.clock_changes.was_suspended():
+            with self._lock:
+                self._look_at_clocks()
+        now, period_ns, polling = self._now_ns(), self._period_ns, self._poll_ns != NEVER_NS
+        for source in self._regular:
+            rests = not resting_too and source.rests(now, period_ns)
+            if rests or (not polled_too and source in self._slow and now - source.read_ns < period_ns):
+                continue
+            self._read_and_observe(source, now, polling=polling)
+        if booking:
+            with self._lock:
                 self._booked_ns = now
                 self._drain()
-            subscriptions = tuple(self._subscriptions)
-        answers = [item.on_tick() for item in subscriptions if item.on_tick is not None]
-        if any(answer is True for answer in answers):
-            self._active_ns = self._now_ns()
+        subscriptions = self._subscriptions
+        for item in subscriptions:
+            if item.on_tick is not None and item.on_tick() is True:
+                self._active_ns = self._now_ns()
         for item in subscriptions if booking else ():
             if item.on_booking is not None:
                 item.on_booking()
         self._ticks += 1
-        self._cpu_ns += time.thread_time_ns() - started_ns
 
-    def locate(self, started_ns: int | None = None) -> None:
+    def locate(self, spent: ThreadTime | None = None) -> None:
         """After a window edge, catch the next refresh of the cheap counters.
 
         Args:
-            started_ns: CPU time of the thread from which on the look's cost counts.
+            spent: CPU time of the thread; its next piece is the look's.
         """
-        if started_ns is None:
-            started_ns = time.thread_time_ns()
-        self._cpu_ns += self._edges.locate(started_ns)
+        self._cpu_ns += self._edges.locate(spent or ThreadTime())
 
-    def poll(self, started_ns: int | None = None) -> None:
+    def poll(self, spent: ThreadTime | None = None) -> None:
         """Read the slow counters that are due, out of the CPU time saved for looking.
 
         Args:
-            started_ns: CPU time of the thread from which on this poll's cost counts.
+            spent: CPU time of the thread; its next piece is this poll's.
         """
-        if started_ns is None:
-            started_ns = time.thread_time_ns()
+        spent = spent or ThreadTime()
         now = self._now_ns()
         for source in self._polled():
             if source.due_ns(self._active_ns) <= now:
                 self._read_and_observe(source, now, polling=True)
-        used_ns = time.thread_time_ns() - started_ns
+        used_ns = spent.piece_ns()
         self._budget.spend_poll(used_ns)
         self._cpu_ns += used_ns
 
@@ -276,9 +277,8 @@ class Sampler(RowAccess):
         """Return the slow counters that may be polled: not those whose calls are slow."""
         return [source for source in self._slow if not source.cost.rest_ns(self._period_ns)]
 
-    def _measure(self, generation: int) -> None:
+    def _measure(self, generation: int, spent: ThreadTime) -> None:
         """Measure the update periods of fast counters, once in a process."""
-        started_ns = time.thread_time_ns()
         for source in self._edges.sources:
             if source.fast_periods_seconds is None:
                 source.fast_periods_seconds = [None] * len(source.domains)
@@ -287,43 +287,41 @@ class Sampler(RowAccess):
                     self._drain()
                     source.learn_fast_periods(periods, self._budget, self._random, self._now_ns())
                     self._arrange()
-        self._cpu_ns += time.thread_time_ns() - started_ns
+        self._cpu_ns += spent.piece_ns()
 
     def _run(self, generation: int) -> None:
-        deadline_ns = self._now_ns() + self._period_ns
+        spent, deadline_ns = ThreadTime(), self._now_ns() + self._period_ns
         while self._generation == generation:
             try:
-                self._measure(generation)
-                self._round(generation, deadline_ns)
+                if self._unmeasured:
+                    self._measure(generation, spent)
+                self._round(generation, deadline_ns, spent)
             except BaseException:  # the thread must outlive anything a backend or observer does
                 logger.exception("the sampler failed in one round and goes on")
                 self._wake.clear()
                 self.clock.wait(self._wake, self._period_ns * 1e-9)
             deadline_ns = self._next_deadline_ns(deadline_ns)
 
-    def _round(self, generation: int, deadline_ns: int) -> None:
-        """Wait for the next thing to do and do it."""
-        started_ns = time.thread_time_ns()
+    def _round(self, generation: int, deadline_ns: int, spent: ThreadTime) -> None:
+        """Wait for the next thing to do and do it; the wake-up is often dearer than what is done then."""
         poll_ns = self._next_poll_ns()
         until_ns = min(deadline_ns, poll_ns)
         woken = self._edges.rest(self._wake, (until_ns - self._now_ns()) * 1e-9)
         if self._generation != generation:
             return
-        self._wake.clear()
         if woken:
-            # The wake-up is often dearer than the look.
-            self.locate(started_ns)
-            # A poll in the same round has not cost that again.
-            started_ns = time.thread_time_ns()
+            self._wake.clear()
+            self.locate(spent)
         else:
             self._budget.woke(self._now_ns() - until_ns)
         if self._now_ns() >= poll_ns:
-            self.poll(started_ns)
+            self.poll(spent)
         now = self._now_ns()
         if now >= deadline_ns:
             # A tick may come a little early.
             booking = now - self._booked_ns > BOOKING_NS - self._period_ns // 2
-            self.tick(polled_too=poll_ns == NEVER_NS, resting_too=False, booking=booking)
+            self._tick(polled_too=poll_ns == NEVER_NS, resting_too=False, booking=booking)
+            self._cpu_ns += spent.piece_ns()
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
@@ -337,9 +335,9 @@ class Sampler(RowAccess):
     def _arrange(self) -> None:
         """Recompute what depends on the set of sources and subscriptions."""
         self._edges.arrange(self._sources)
-        self._slow = tuple(
-            source for source in self._sources if any(source.locks) and source not in self._alone
-        )
+        self._unmeasured = any(source.fast_periods_seconds is None for source in self._edges.sources)
+        self._regular = tuple(source for source in self._sources if source not in self._alone)
+        self._slow = tuple(source for source in self._regular if any(source.locks))
         self._budget.locks = max(1, sum(lock is not None for source in self._slow for lock in source.locks))
         seconds = [item.period_seconds for item in self._subscriptions]
         self._period_ns = round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9)

@@ -33,7 +33,7 @@ ROWS_BEFORE = 8
 # Reads within the time from which on a gauge has a gap.
 READS_PER_STEP = 2
 # A tick does not read again what the edge of a window has read within this part of a period.
-EDGE_IS_TICK_SHARE = 8
+EDGE_IS_TICK_SHARE = 2
 # A counter that is refreshed more slowly than this is not read at the edges of windows.
 SLOW_PERIOD_SECONDS = 0.01
 
@@ -163,7 +163,6 @@ class Source:
     def timed(self, elapsed_ns: int, now_ns: int, period_ns: int) -> None:
         """Note how long a read took, and say it once if that is why it is read less often from now on."""
         self.cost.took(elapsed_ns)
-        self.read_ns = now_ns
         if elapsed_ns < SLOW_SECONDS * 1e9 or self.told_slow or not self.rows:
             return
         if (text := self.slow_remark(period_ns)) is not None:

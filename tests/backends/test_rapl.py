@@ -485,7 +485,7 @@ def test_modes_are_obeyed_for_an_ordinary_user(zones: Sequence[Zone], expected: 
 
 
 def test_readings_carry_the_times_before_and_after(tmp_path: Path) -> None:
-    """Each read call is between its own two time stamps."""
+    """Each read call is between two time stamps, of which it shares one with the next call."""
     tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
     ticks = itertools.count(1_000)
     backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo, now_ns=lambda: next(ticks))
@@ -493,7 +493,7 @@ def test_readings_carry_the_times_before_and_after(tmp_path: Path) -> None:
     start = next(ticks) + 1
     items = backend.read()
     assert items == [
-        Reading(position, value, start + 2 * position, start + 2 * position + 1)
+        Reading(position, value, start + position, start + position + 1)
         for position, value in enumerate([21_000_000, 22_000_000, 23_000_000, 24_000_000])
     ]
     backend.close()

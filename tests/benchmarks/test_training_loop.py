@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import training_loop
 from paired_blocks import Round, estimate, pooled, rounds_needed
-from pausable import pausable_meter
+from pausable import PausableClock, pausable_meter
+from training_blocks import (
+    ARMS,
+    BLOCK_PARTS,
+    ROUND_PARTS,
+    Bench,
+    Sampling,
+    Spent,
+    bare_loop,
+    metering,
+    run_block,
+    typical,
+)
 from training_loads import LOADS
-from training_loop import ARMS, Bench, Sampling, Spent
 
 
 def rounds(rng: np.random.Generator, count: int, effect: float, drift: float) -> list[float]:
@@ -82,35 +95,76 @@ def test_steps_can_be_repeated(name: str) -> None:
 
 
 class CountedMetering:
-    """Blocks that take what a test says."""
+    """Rounds that take what a test says."""
 
     def __init__(self) -> None:
-        self.blocks = 0
+        self.rounds: list[str] = []
 
-    def block(self, bench: Bench) -> Spent:
-        self.blocks += 1
-        return Spent(1.01, 1.02)
+    def round(self, bench: Bench, _order: random.Random) -> dict[str, Spent]:
+        self.rounds.append(bench.name)
+        return {"metered": Spent(1.01, 1.02), "first_bare": Spent(1.0, 1.0), "second_bare": Spent(1.0, 1.0)}
 
 
-def test_every_round_has_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three blocks per load and round, the metered one in every place of the order."""
-    monkeypatch.setattr(training_loop, "bare_block", lambda bench: Spent(1.0, 1.0))
+def test_every_round_has_each_load_once() -> None:
+    """Loads are measured in orders drawn anew."""
     benches = [Bench(name, 10, lambda: None, 0.01) for name in ("a", "b")]
-    metered = CountedMetering()
+    metered, order = CountedMetering(), random.Random(1)
     for _ in range(20):
-        training_loop.one_round(benches, metered, random.Random(1))  # type: ignore[arg-type]
-    assert metered.blocks == 40
-    assert all(set(blocks) == set(ARMS) for bench in benches for blocks in bench.rounds)
+        training_loop.one_round(benches, metered, order)  # type: ignore[arg-type]
+    assert {tuple(pair) for pair in batched(metered.rounds)} == {("a", "b"), ("b", "a")}
     assert estimate(benches[0].effects("wall_seconds", "effect")).percent == pytest.approx(1.0)
     assert estimate(benches[0].effects("cpu_seconds", "effect")).percent == pytest.approx(2.0)
     assert estimate(benches[0].effects("cpu_seconds", "control")).percent == 0.0
 
 
-def test_order_is_drawn_anew() -> None:
-    """In some rounds the metered block comes first, in others last."""
-    order = random.Random(0)
-    places = {order.sample(ARMS, len(ARMS)).index("metered") for _ in range(50)}
-    assert places == {0, 1, 2}
+def batched(names: list[str]) -> Iterator[tuple[str, str]]:
+    return zip(names[::2], names[1::2], strict=True)
+
+
+@pytest.mark.parametrize("busy_share", [0.0, 0.25])
+def test_a_round_compares_the_same_work(monkeypatch: pytest.MonkeyPatch, busy_share: float) -> None:
+    """Parts that take 4 % longer are 4 % slower, however many more of them were run for a busy thread."""
+    clock, seconds = BusyClock(busy_share), [0.0]
+
+    def take(part_seconds: float) -> None:
+        seconds[0] += part_seconds
+
+    monkeypatch.setattr("training_blocks.time.perf_counter", lambda: seconds[0])
+    loops = {
+        arm: bare_loop(Bench("a", 10, partial(take, 1.04 if arm == "metered" else 1.0), 1.0)) for arm in ARMS
+    }
+    blocks = {
+        arm: [run_block(loops[arm], clock, metered=arm == "metered") for _ in range(8)]  # type: ignore[arg-type]
+        for arm in ARMS
+    }
+    weights = [block.parts for block in blocks["metered"]]
+    assert {block.parts for block in blocks["first_bare"]} == {BLOCK_PARTS}
+    assert (sum(weights) > 8 * BLOCK_PARTS) == (busy_share > 0)
+    effect = Round(*(typical(blocks[arm], weights).wall_seconds for arm in ARMS)).effect
+    assert math.expm1(effect) == pytest.approx(0.04)
+
+
+def test_blocks_in_which_the_meter_is_at_work_for_longer_count_for_more() -> None:
+    """10 parts at 1 s and 30 at 1.02 s are a geometric mean of 1.015 s a part; a stall does not rule it."""
+    blocks = [Spent(10.0, 10.0, 10), Spent(30 * 1.02, 30.0, 30)]
+    found = typical(blocks, [10, 30])
+    assert found == Spent(pytest.approx(1.02**0.75), pytest.approx(1.0), 1)
+    stalled = typical([*blocks * 50, Spent(100.0, 10.0, 10)], [10, 30] * 50 + [10])
+    assert stalled.wall_seconds == pytest.approx(found.wall_seconds, rel=0.02)
+
+
+class BusyClock:
+    """A clock on which some thread is at work with some probability."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._random = share, random.Random(2)
+
+    @property
+    def busy(self) -> bool:
+        return self._random.random() < self._share
+
+    def pulse(self) -> None:
+        """Wake nobody."""
 
 
 def bench_of(percent: float) -> Bench:
@@ -137,37 +191,50 @@ def test_report_says_when_there_were_too_few_rounds() -> None:
     assert "would be needed" not in training_loop.report(benches, 30, 1, "")
 
 
-def test_a_metered_block_is_metered() -> None:
+def test_a_metered_round_is_metered() -> None:
     """Windows, edge reads and the sampler are at work in what is timed, on counters of known energy."""
-    bench = Bench("a", 10, LOADS["numpy matmul"](200), 0.01)
-    with training_loop.metering() as metered:
-        spent = metered.block(bench)
-    assert 0 < spent.wall_seconds == bench.sampling.wall_seconds
-    assert bench.sampling.windows == 10
+    bench = Bench("a", 10, LOADS["numpy matmul"](20), 0.0025)
+    with metering() as metered:
+        total = metered.round(bench, random.Random(0))
+    parts = bench.sampling.wall_seconds / total["metered"].wall_seconds
+    assert parts > 0.5 * ROUND_PARTS
+    assert bench.sampling.windows >= ROUND_PARTS / bench.parts
     assert bench.sampling.reads > 0
+    assert set(total) == set(ARMS)
 
 
 def test_the_meter_stands_still_between_its_blocks() -> None:
     """Nothing is read in a block without it, however long, and to the meter no time has passed."""
     with pausable_meter() as (meter, sampler, clock):
-        clock.go_on(0.02)
+        clock.go_on()
         with meter.training("step"):
             time.sleep(0.02)
-        clock.pause()
-        # The read for which a thread was waiting when the block ended.
-        time.sleep(0.2)
+        rest(clock)
         reads, now_ns = sampler.cost().reads, clock.now_ns()
         time.sleep(0.5)
+        clock.pulse()
+        time.sleep(0.1)
         assert (sampler.cost().reads, clock.now_ns()) == (reads, now_ns)
 
 
+def rest(clock: PausableClock) -> None:
+    """Pause when no thread of the meter is at work."""
+    while clock.busy:
+        time.sleep(0.001)
+        clock.pulse()
+    clock.pause()
+
+
 def test_a_metered_second_has_its_ticks() -> None:
-    """In blocks that make up a second the sampler ticks ten times, however long the pauses between them."""
+    """In blocks that make up two seconds the sampler ticks twenty times, however long the pauses are."""
     with pausable_meter() as (_, sampler, clock):
+        rest(clock)
         before, begun_ns = sampler.cost().ticks, clock.now_ns()
         while clock.now_ns() < begun_ns + 2_000_000_000:
-            clock.go_on(0.1)
-            time.sleep(0.1)
-            clock.pause()
-            time.sleep(0.03)
+            clock.go_on()
+            for _ in range(10):
+                time.sleep(0.002)
+                clock.pulse()
+            rest(clock)
+            time.sleep(0.01)
         assert 14 <= sampler.cost().ticks - before <= 21

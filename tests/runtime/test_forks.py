@@ -80,6 +80,9 @@ def locks_of_mlmeter():
         if not str(owner).startswith("mlmeter"):
             continue
         for name, value in fields(thing).items():
+            if name == "_unset":
+                # The flag of a `Wake`: whoever waits for it waits until it is set, and is no child.
+                continue
             if isinstance(value, threading.Event):
                 value = value._cond._lock
             if isinstance(value, LOCKS):

@@ -14,6 +14,7 @@ from mlmeter import EnergyMeter, load
 from mlmeter.measurement import Domain, Failure
 from mlmeter.sampling.refresh_lock import Mode
 from mlmeter.sampling.sampler import Sampler
+from mlmeter.sampling.thread_time import ThreadTime
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, fake_domain, fake_meter
 
 POLL_CPU_NS = 20_000
@@ -41,9 +42,10 @@ def rounds(sampler: Sampler, until_seconds: float) -> None:
     """Let the sampler's thread do its rounds up to a time."""
     clock = sampler.clock
     deadline_ns = clock.now_ns() + sampler._period_ns
+    spent = ThreadTime()
     while clock.now_ns() < until_seconds * 1e9:
-        sampler._measure(sampler._generation)
-        sampler._round(sampler._generation, deadline_ns)
+        sampler._measure(sampler._generation, spent)
+        sampler._round(sampler._generation, deadline_ns, spent)
         deadline_ns = sampler._next_deadline_ns(deadline_ns)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from mlmeter import EnergyMeter
 from mlmeter.measurement import Domain, Failure, Reading
-from mlmeter.sampling.contained_reads import Unbooked
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.sampling.sources import Source
@@ -58,7 +57,7 @@ def test_readings_arrive_in_order_of_time(clock: FakeClock) -> None:
     sampler.subscribe([source])
     clock.advance(0.003)
     for at, value in ((3_000_000, 30), (1_000_000, 10), (2_000_000, 20)):
-        sampler._queue.append(Unbooked(source, [Reading(0, value, at, at)], at))
+        sampler._queue.append((source, [Reading(0, value, at, at)], at))
     ((_, rows),) = sampler.snapshot([source])
     assert list(rows.counts) == [0, 10, 20, 30]
 
