@@ -63,6 +63,7 @@ class LiveSession:
         base_phase: str,
         backends: tuple[str | Backend, ...] | None,
         period_seconds: float,
+        paced: bool,
         power_sampling: str,
         sync: Callable[[], object] | str | None,
         on_window: Callable[[Window], object] | None,
@@ -84,7 +85,7 @@ class LiveSession:
         self.now_ns = sampler.clock.now_ns
         self.finished: deque[Window] | None = deque() if on_window is not None else None
         self._backends = backends
-        self._period_seconds = period_seconds
+        self._period_seconds, self._paced = period_seconds, paced
         self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
@@ -127,7 +128,7 @@ class LiveSession:
         with POOL.lock:
             opened.sources, found = POOL.open(self._backends, self._power_sampling)
             self._subscription = self._sampler.subscribe(
-                opened.sources, self._tick_seconds, self._on_tick, self._on_booking
+                opened.sources, self._tick_seconds, self._on_tick, self._on_booking, paced=self._paced
             )
         try:
             self._begin(found, self._subscription)

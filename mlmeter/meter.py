@@ -89,7 +89,8 @@ class EnergyMeter(WindowMethods):
         scope: ``"machine"``: energies are those of the whole machine. ``"process"``: those of this
             process and its children, also finished ones, by their share of CPU time and their use
             of GPUs; `Session.shares` tells what others used and what idling took.
-        period_seconds: longest time between two readings of a counter; None for 0.1 s.
+        period_seconds: longest time between two readings of a counter; None for 0.1 s, or up to 0.25 s where
+            waking a thread takes more than 0.1 ms of CPU time, as in a nested virtual machine.
         power_sampling: who reads devices that show their power only. ``"thread"``: the sampler's
             thread. ``"process"``: a process of its own (Linux), which no extension that holds
             the interpreter's lock keeps from reading; for backends given by name.
@@ -157,7 +158,7 @@ class EnergyMeter(WindowMethods):
         self.base_phase = checked_phase(phase)
         self._scope = checked_scope(scope)
         self._backends = check_selection(backends)
-        self._period_seconds = checked_period(period_seconds)
+        self._period_seconds, self._paced = checked_period(period_seconds), period_seconds is None
         self._power_sampling = checked_power_sampling(power_sampling)
         self._output_dir = checked_directory(output_dir)
         self._on_window = on_window
@@ -285,6 +286,7 @@ class EnergyMeter(WindowMethods):
             base_phase=self.base_phase,
             backends=self._backends,
             period_seconds=self._period_seconds,
+            paced=self._paced,
             power_sampling=self._power_sampling,
             sync=self._sync,
             on_window=self._on_window,

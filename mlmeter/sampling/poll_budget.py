@@ -15,15 +15,19 @@ CPU_SAVED_NS = 3_000_000
 FIRST_LOOKS_NS = 900_000_000
 LATER_CPU_RATIO = 0.002
 # Where the thread mostly wakes so much too late, no look hits its instant, and each takes the interpreter
-# from the program: then a small share has to do. Python lets go of the interpreter after 5 ms when asked.
+# from the program; and where a poll costs so much, that share does not place the refreshes of a GPU's counter
+# more sharply than reads at each tick do: then a small share has to do. Python lets go of the interpreter
+# after 5 ms when asked.
 CROWDED_NS = 4_000_000
-CROWDED_CPU_RATIO = 0.001
+DEAR_POLL_NS = 80_000
+SMALL_CPU_RATIO = 0.0005
 # Once: learning the period of a counter takes a row of polls without rests.
 FIRST_SAVED_NS = 40_000_000
 # Polls that have used up everything rest until so much is saved: a row of polls that follow each
 # other places refreshes, single ones do not.
 REST_UNTIL_NS = 1_000_000
-FIRST_POLL_NS = 100_000
+# Until that is known.
+FIRST_POLL_NS = 75_000
 # How fast the mean cost of a poll follows its latest.
 COST_SHARE = 0.05
 WAKE_DELAYS = 64
@@ -63,8 +67,10 @@ class PollBudget:
     def cpu_ratio(self) -> float:
         """Share of one core that looks may take at present."""
         if self.crowded:
-            return CROWDED_CPU_RATIO
-        return CPU_RATIO if self.first_looks else LATER_CPU_RATIO
+            return SMALL_CPU_RATIO
+        if self.first_looks:
+            return CPU_RATIO
+        return LATER_CPU_RATIO if self._poll_ns < DEAR_POLL_NS else SMALL_CPU_RATIO
 
     @property
     def polls_per_second(self) -> float:

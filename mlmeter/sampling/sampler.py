@@ -21,6 +21,7 @@ from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads, Unbooked
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
+from mlmeter.sampling.pace import Pace
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
 from mlmeter.sampling.refresh_lock import NEVER_NS
@@ -88,7 +89,7 @@ class Sampler(RowAccess):
         self._unmeasured = False
         self._period_ns = round(DEFAULT_PERIOD_SECONDS * 1e9)
         self.clock_changes = ClockChanges(self.clock)
-        self._budget = PollBudget()
+        self._budget, self._pace = PollBudget(), Pace()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
         self._edges = EdgeReads(self.clock, self._reads, self._wake, self._budget, self._random)
         self.edge = self._edges.edge
@@ -110,6 +111,8 @@ class Sampler(RowAccess):
         period_seconds: float = DEFAULT_PERIOD_SECONDS,
         on_tick: Callable[[], object] | None = None,
         on_booking: Callable[[], object] | None = None,
+        *,
+        paced: bool = False,
     ) -> Subscription:
         """Start reading `sources` and return the hold on them.
 
@@ -119,8 +122,10 @@ class Sampler(RowAccess):
             on_tick: called on the sampler's thread after each tick; True if windows have opened or
                 closed since.
             on_booking: called there after those ticks that bring the rows up to date.
+            paced: whether reads may come less often where they are dear; see `Pace`.
         """
-        subscription = Subscription(sources, period_seconds, on_tick, on_booking, self._now_ns())
+        now_ns = self._now_ns()
+        subscription = Subscription(sources, period_seconds, on_tick, on_booking, now_ns, paced=paced)
         with self._lock:
             if not self._subscriptions:
                 self.clock_changes.begin()
@@ -224,9 +229,11 @@ class Sampler(RowAccess):
             with self._lock:
                 self._look_at_clocks()
         now, period_ns, polling = self._now_ns(), self._period_ns, self._poll_ns != NEVER_NS
+        # A tick may come a little early, and the one before it has read a little late.
+        fresh_ns = period_ns - period_ns // 8
         for source in self._regular:
             rests = not resting_too and source.rests(now, period_ns)
-            if rests or (not polled_too and source in self._slow and now - source.read_ns < period_ns):
+            if rests or (not polled_too and source in self._slow and now - source.read_ns < fresh_ns):
                 continue
             self._read_and_observe(source, now, polling=polling)
         if booking:
@@ -321,7 +328,11 @@ class Sampler(RowAccess):
             # A tick may come a little early.
             booking = now - self._booked_ns > BOOKING_NS - self._period_ns // 2
             self._tick(polled_too=poll_ns == NEVER_NS, resting_too=False, booking=booking)
-            self._cpu_ns += spent.piece_ns()
+            used_ns = spent.piece_ns()
+            self._pace.took(used_ns)
+            self._cpu_ns += used_ns
+            if booking:
+                self._set_period()
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
@@ -339,8 +350,13 @@ class Sampler(RowAccess):
         self._regular = tuple(source for source in self._sources if source not in self._alone)
         self._slow = tuple(source for source in self._regular if any(source.locks))
         self._budget.locks = max(1, sum(lock is not None for source in self._slow for lock in source.locks))
-        seconds = [item.period_seconds for item in self._subscriptions]
-        self._period_ns = round(min(seconds, default=DEFAULT_PERIOD_SECONDS) * 1e9)
+        self._set_period()
+
+    def _set_period(self) -> None:
+        """Read as often as any meter wants it, and no more often than is cheap if none minds."""
+        wanted = [(item.period_seconds, item.longest_seconds) for item in self._subscriptions]
+        shortest, longest = map(min, zip(*wanted, strict=True)) if wanted else [DEFAULT_PERIOD_SECONDS] * 2
+        self._period_ns = self._pace.period_ns(round(shortest * 1e9), round(longest * 1e9))
         self._reads.period_ns = self._period_ns
 
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from mlmeter.sampling.pace import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from mlmeter.sampling.sources import Source
@@ -35,6 +38,7 @@ class Subscription:
 
     Attributes:
         needs_ns: what was read before it is not needed by this meter.
+        period_seconds, longest_seconds: time between reads where they are cheap, and where they are dear.
     """
 
     def __init__(
@@ -44,9 +48,15 @@ class Subscription:
         on_tick: Callable[[], object] | None,
         on_booking: Callable[[], object] | None,
         needs_ns: int,
+        *,
+        paced: bool = False,
     ) -> None:
         self.sources = tuple(sources)
         self.needs_ns = needs_ns
-        safe_seconds = (source.longest_safe_period_seconds() for source in sources)
-        self.period_seconds = max(min([period_seconds, *safe_seconds]), SHORTEST_PERIOD_SECONDS)
+        safe_seconds = min((source.longest_safe_period_seconds() for source in sources), default=math.inf)
+        self.period_seconds = max(min(period_seconds, safe_seconds), SHORTEST_PERIOD_SECONDS)
+        # Power between two reads is not known; energy is.
+        counted = all(domain.watts_per_count is None for source in sources for domain in source.domains)
+        longest_seconds = min(LONGEST_SECONDS, safe_seconds) if paced and counted else 0.0
+        self.longest_seconds = max(self.period_seconds, longest_seconds)
         self.on_tick, self.on_booking = on_tick, on_booking

@@ -124,7 +124,8 @@ class Simulation:
                 self._tick_ns += TICK_NS * ((self.now_ns - self._tick_ns) // TICK_NS + 1)
                 self.budget.earn(TICK_NS)
                 # What is being polled is not read at ticks as well.
-                if poll_ns != NEVER_NS and self._reading and self.now_ns - self._reading.end_ns < TICK_NS:
+                fresh = self._reading is not None and self.now_ns - self._reading.end_ns < TICK_NS * 7 // 8
+                if poll_ns != NEVER_NS and fresh:
                     continue
             before = self._reading
             seen.modes.add(self.lock.mode)

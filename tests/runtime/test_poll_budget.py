@@ -10,11 +10,11 @@ from mlmeter.sampling.contained_reads import ContainedReads
 from mlmeter.sampling.edge_reads import EdgeReads
 from mlmeter.sampling.poll_budget import (
     CPU_RATIO,
-    CROWDED_CPU_RATIO,
     CROWDED_NS,
     FIRST_LOOKS_NS,
     LATER_CPU_RATIO,
     REST_UNTIL_NS,
+    SMALL_CPU_RATIO,
     WAKE_DELAYS,
     PollBudget,
 )
@@ -53,6 +53,16 @@ def test_looks_are_dear_in_the_first_minutes_only() -> None:
     assert abs(spent_in(600, budget) - LATER_CPU_RATIO) < 0.1 * LATER_CPU_RATIO
 
 
+def test_dear_polls_are_few_in_the_end() -> None:
+    """Where a poll costs 0.15 ms, looks have a twentieth of a percent later; one of 0.05 ms is cheap."""
+    budget = PollBudget()
+    budget.spend(FIRST_LOOKS_NS)
+    for cost_ns, ratio in ((150_000, SMALL_CPU_RATIO), (50_000, LATER_CPU_RATIO)):
+        for _ in range(100):
+            budget.spend_poll(cost_ns)
+        assert budget.cpu_ratio == ratio
+
+
 def test_looks_after_edges_leave_something_for_polls() -> None:
     """After the first minutes an edge wakes the thread only where there is enough for polls as well."""
     budget = PollBudget()
@@ -68,7 +78,7 @@ def test_a_thread_that_wakes_late_looks_little() -> None:
     late_by(budget, 5_000_000)
     assert budget.crowded
     assert not budget.may_locate()
-    assert budget.cpu_ratio == CROWDED_CPU_RATIO
+    assert budget.cpu_ratio == SMALL_CPU_RATIO
     late_by(budget, CROWDED_NS // 10)
     assert not budget.crowded
     assert budget.may_locate()
