@@ -190,7 +190,7 @@ class Sampler(RowAccess):
         """Return what the sampler has used since it was made."""
         with self._lock:
             polls = sum((source.polls() for source in self._sources), self._polls)
-        return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, dict(polls))
+        return Cost(self._ticks, self._reads.reads, self._cpu_ns * 1e-9, self._period_ns * 1e-9, dict(polls))
 
     @property
     def learning(self) -> bool:

@@ -24,12 +24,14 @@ class Cost:
         ticks: regular rounds, in which every source is read.
         reads: reads of a source, whatever for.
         cpu_seconds: CPU time.
+        period_seconds: time between regular rounds at present; see `Pace`.
         polls: reads to catch a refresh of one slow counter, by mode (discover, lock, coarse).
     """
 
     ticks: int
     reads: int
     cpu_seconds: float
+    period_seconds: float
     polls: Mapping[str, int]
 
 
