@@ -74,8 +74,15 @@ class ClockChanges:
         self._looked_ns, self._suspended_ns, self._wall_ns, _ = self._read()
 
     def was_suspended(self) -> bool:
-        """Return whether the machine has been suspended since the last look; asked ten times a second."""
-        return self._clock.boot_ns() - self._clock.now_ns() - self._suspended_ns > LEAST_SUSPEND_NS
+        """Return whether the machine has been suspended since the last look, as it seems.
+
+        Asked at each tick: if it has not, a suspend that a later look finds lies behind this instant.
+        """
+        now_ns = self._clock.now_ns()
+        if self._clock.boot_ns() - now_ns - self._suspended_ns > LEAST_SUSPEND_NS:
+            return True
+        self._looked_ns = now_ns
+        return False
 
     def look(self) -> Change | None:
         """Compare the clocks with the last look; return what has changed, if anything."""

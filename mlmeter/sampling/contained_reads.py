@@ -167,10 +167,10 @@ class ContainedReads:
             if 0 <= operator.index(item.position) < len(source.rows)
         ]
 
-    def drain(self) -> None:
-        """Put what has been read into the rows, in order of time."""
+    def drain(self, until_ns: int = NEVER_NS) -> None:
+        """Put what has been read into the rows, in order of time; not what was read after a time."""
         by_source: dict[int, tuple[Source, list[Reading | Failure]]] = {}
-        while self._queue:
+        while self._queue and self._queue[0][2] <= until_ns:
             source, read, read_ns = self._queue.popleft()
             by_source.setdefault(id(source), (source, []))[1].extend(self._late_check(source, read, read_ns))
         for source, items in by_source.values():

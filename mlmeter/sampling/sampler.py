@@ -379,9 +379,10 @@ class Sampler(RowAccess):
         """Tell the rows if the machine has been suspended."""
         change = self.clock_changes.look()
         if change is not None and change.suspended_ns:
+            # Rows know of the last suspend only: what was read before it may be from after the one before.
+            self._reads.drain(change.since_ns)
             for source in self._sources:
                 source.suspended(change.since_ns, change.until_ns)
-            # Rows know of the last suspend only.
             self._reads.drain()
 
     def _start_thread(self) -> None:

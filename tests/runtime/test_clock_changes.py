@@ -12,6 +12,7 @@ import pytest
 from mlmeter import EnergyMeter, load
 from mlmeter.clock import MonotonicClock
 from mlmeter.sampling.clock_changes import MOST_CHANGES, ClockChanges
+from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_meter
 
 DAY = 86_400.0
@@ -110,6 +111,26 @@ def test_other_windows_do_not_notice_a_suspend(clock: FakeClock) -> None:
         energy = window.energy()
         assert energy.resolved
         assert energy.energy_joules == pytest.approx(500, rel=0.01)
+
+
+def test_what_was_read_just_before_a_suspend_is_not_lost(clock: FakeClock) -> None:
+    """Readings that are put into the rows once a second keep their place on the hither side of it."""
+    backend = Sleepy(clock)
+    meter = fake_meter(backend, clock=clock)
+    with meter:
+        sampler = meter.recorder._sampler
+        assert isinstance(sampler, Sampler)
+        for _ in range(2):
+            for _ in range(9):
+                clock.advance(0.1)
+                sampler.tick(booking=False)
+            clock.suspend(HOUR)
+            backend.extra += 9_000_000
+        clock.advance(0.1)
+        sampler.tick()
+    total = meter.session.total()
+    # All of 1.9 s but the two steps over a suspend.
+    assert total.energy_joules == pytest.approx(170, abs=0.1)
 
 
 def test_power_is_integrated_over_the_time_awake(clock: FakeClock) -> None:
