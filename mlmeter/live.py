@@ -85,7 +85,8 @@ class LiveSession:
         self.now_ns = sampler.clock.now_ns
         self.finished: deque[Window] | None = deque() if on_window is not None else None
         self._backends = backends
-        self._period_seconds, self._paced = period_seconds, paced
+        # How processes share a machine is told by readings only.
+        self._period_seconds, self._paced = period_seconds, paced and not of_process
         self._power_sampling = power_sampling
         self._on_window = on_window
         self._reporting = False
@@ -351,10 +352,12 @@ class LiveSession:
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.abandon()
+        # It would read the parent's counters.
+        self.edge = None
         if self._final is not None and not self.running:
             return
         self.running, self._forked = False, True
-        self.edge = self.device = mine.processes = self.finished = self._subscription = None
+        self.device = mine.processes = self.finished = self._subscription = None
         # Another thread of the parent may have been changing them: half changed is how they would stay.
         self.log = mine.log = WindowLog()
         mine.sources, mine.checks = (), CrossChecks(self._sampler)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mlmeter.collected import Collected
     from mlmeter.recording import Recording
 
-# What has been read is on its way to the disk within a second, ticks of 0.1 s included.
-PERIOD_NS = 800_000_000
+# What has been read is on its way to the disk within a second, the time between two ticks included.
+PERIOD_NS = 750_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0

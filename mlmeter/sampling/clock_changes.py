@@ -72,6 +72,8 @@ class ClockChanges:
     def begin(self) -> None:
         """Begin anew: what has happened until now concerns nobody."""
         self._looked_ns, self._suspended_ns, self._wall_ns, _ = self._read()
+        # Up to when the machine is known not to have been suspended.
+        self._awake_ns = self._looked_ns
 
     def was_suspended(self) -> bool:
         """Return whether the machine has been suspended since the last look, as it seems.
@@ -81,7 +83,7 @@ class ClockChanges:
         now_ns = self._clock.now_ns()
         if self._clock.boot_ns() - now_ns - self._suspended_ns > LEAST_SUSPEND_NS:
             return True
-        self._looked_ns = now_ns
+        self._awake_ns = now_ns
         return False
 
     def look(self) -> Change | None:
@@ -101,6 +103,8 @@ class ClockChanges:
             self._suspended_ns = all_suspended_ns
         if not suspended_ns and not step_ns:
             return None
+        if suspended_ns:
+            since_ns = max(since_ns, self._awake_ns)
         change = Change(since_ns, now_ns, suspended_ns, step_ns)
         if len(self.changes) < MOST_CHANGES:
             self.changes.append(change)

@@ -98,7 +98,7 @@ class EdgePermit:
             self._dear = 0
         if self.open or not self.fast or now_ns - self._closed_ns < self._proof_ns:
             return None
-        self.open, self._opened_ns = True, now_ns
+        self.open, self._opened_ns, self.calm = True, now_ns, False
         return "its reads are fast; windows read it at their edges again" if self._proof_ns else None
 
     def _closed(self, elapsed_ns: int, now_ns: int) -> str:

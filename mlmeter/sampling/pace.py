@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# Share of one core that regular rounds may take, unless they come at `LONGEST_SECONDS` already. On a
-# machine of one's own a round costs less than 0.1 ms with its wake-up, so nothing changes there. In a
-# nested virtual machine it was 0.3 to 0.5 ms, and cost a program as much again.
+# Share of one core that waking and reading may take, unless rounds come at `LONGEST_SECONDS` already. Where
+# that takes less than 0.1 ms, nothing changes. In a nested virtual machine it was 0.2 to 0.4 ms, and each
+# round cost a program of NumPy or pure Python 0.3 to 0.5 ms.
 TICK_CPU_RATIO = 0.001
 LONGEST_SECONDS = 0.25
 # How fast the mean cost of a round follows the latest.
@@ -18,7 +18,7 @@ class Pace:
         self._round_ns = 0.0
 
     def took(self, used_ns: int) -> None:
-        """Note the CPU time of a round, its wake-up included."""
+        """Note the CPU time of waking up and of reading all counters."""
         self._round_ns += COST_SHARE * (used_ns - self._round_ns)
 
     def period_ns(self, least_ns: int, most_ns: int) -> int:

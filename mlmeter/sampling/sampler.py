@@ -33,6 +33,7 @@ from mlmeter.sampling.thread_time import ThreadTime
 from mlmeter.sampling.wake import Wake
 
 DEFAULT_PERIOD_SECONDS = 0.1
+_DEFAULT_PERIOD_NS = round(DEFAULT_PERIOD_SECONDS * 1e9)
 # How long readings may wait in the queue. To book each at once would cost the program several times as
 # much: whatever has not run for a tenth of a second has left the processor's caches.
 BOOKING_NS = 1_000_000_000
@@ -87,7 +88,8 @@ class Sampler(RowAccess):
         self._regular: tuple[Source, ...] = ()
         self._slow: tuple[Source, ...] = ()
         self._unmeasured = False
-        self._period_ns = round(DEFAULT_PERIOD_SECONDS * 1e9)
+        # Time between two rounds, and what it would be if they cost nothing.
+        self._period_ns = self._wanted_ns = _DEFAULT_PERIOD_NS
         self.clock_changes = ClockChanges(self.clock)
         self._budget, self._pace = PollBudget(), Pace()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
@@ -220,34 +222,43 @@ class Sampler(RowAccess):
             booking: False leaves what is read in the queue, for a later tick or whoever wants the rows.
         """
         spent = ThreadTime()
-        self._tick(polled_too=polled_too, resting_too=resting_too, booking=booking)
+        self._read_all(polled_too=polled_too, resting_too=resting_too)
+        self._tell(booking=booking)
         self._cpu_ns += spent.piece_ns()
 
-    def _tick(self, *, polled_too: bool, resting_too: bool, booking: bool) -> None:
-        # Whatever happened to the clocks lies before what is read now.
-        if self.clock_changes.was_suspended():
-            with self._lock:
+    def _read_all(self, *, polled_too: bool, resting_too: bool) -> None:
+        """Read what is to be read at a tick."""
+        with self._lock:
+            # Whatever happened to the clocks lies before what is read now.
+            if self.clock_changes.was_suspended():
                 self._look_at_clocks()
-        now, period_ns, polling = self._now_ns(), self._period_ns, self._poll_ns != NEVER_NS
+            sources, now = self._regular, self._now_ns()
+        polling = self._poll_ns != NEVER_NS
         # A tick may come a little early, and the one before it has read a little late.
-        fresh_ns = period_ns - period_ns // 8
-        for source in self._regular:
-            rests = not resting_too and source.rests(now, period_ns)
+        fresh_ns = self._period_ns - self._period_ns // 8
+        for source in sources:
+            rests = not resting_too and source.rests(now, self._wanted_ns)
             if rests or (not polled_too and source in self._slow and now - source.read_ns < fresh_ns):
                 continue
             self._read_and_observe(source, now, polling=polling)
-        if booking:
-            with self._lock:
-                self._booked_ns = now
+        self._ticks += 1
+
+    def _tell(self, *, booking: bool) -> None:
+        """Bring the rows up to date if asked to, and let the meters do what they do at ticks."""
+        with self._lock:
+            if booking:
+                self._booked_ns = self._now_ns()
                 self._drain()
-        subscriptions = self._subscriptions
+                self._set_period()
+            subscriptions = self._subscriptions
         for item in subscriptions:
             if item.on_tick is not None and item.on_tick() is True:
-                self._active_ns = self._now_ns()
+                # What is quiet after ten short rounds is not after one that came late.
+                late_ns = max(0, self._period_ns - _DEFAULT_PERIOD_NS)
+                self._active_ns = self._now_ns() + late_ns
         for item in subscriptions if booking else ():
             if item.on_booking is not None:
                 item.on_booking()
-        self._ticks += 1
 
     def locate(self, spent: ThreadTime | None = None) -> None:
         """After a window edge, catch the next refresh of the cheap counters.
@@ -282,7 +293,7 @@ class Sampler(RowAccess):
 
     def _polled(self) -> list[Source]:
         """Return the slow counters that may be polled: not those whose calls are slow."""
-        return [source for source in self._slow if not source.cost.rest_ns(self._period_ns)]
+        return [source for source in self._slow if not source.cost.rest_ns(self._wanted_ns)]
 
     def _measure(self, generation: int, spent: ThreadTime) -> None:
         """Measure the update periods of fast counters, once in a process."""
@@ -327,12 +338,12 @@ class Sampler(RowAccess):
         if now >= deadline_ns:
             # A tick may come a little early.
             booking = now - self._booked_ns > BOOKING_NS - self._period_ns // 2
-            self._tick(polled_too=poll_ns == NEVER_NS, resting_too=False, booking=booking)
+            self._read_all(polled_too=poll_ns == NEVER_NS, resting_too=False)
             used_ns = spent.piece_ns()
+            # That only: all else there is less of in shorter rounds.
             self._pace.took(used_ns)
-            self._cpu_ns += used_ns
-            if booking:
-                self._set_period()
+            self._tell(booking=booking)
+            self._cpu_ns += used_ns + spent.piece_ns()
 
     def _next_deadline_ns(self, deadline_ns: int) -> int:
         """Absolute deadlines; those that were missed are skipped, not caught up with."""
@@ -356,8 +367,8 @@ class Sampler(RowAccess):
         """Read as often as any meter wants it, and no more often than is cheap if none minds."""
         wanted = [(item.period_seconds, item.longest_seconds) for item in self._subscriptions]
         shortest, longest = map(min, zip(*wanted, strict=True)) if wanted else [DEFAULT_PERIOD_SECONDS] * 2
-        self._period_ns = self._pace.period_ns(round(shortest * 1e9), round(longest * 1e9))
-        self._reads.period_ns = self._period_ns
+        self._wanted_ns = self._reads.period_ns = round(shortest * 1e9)
+        self._period_ns = self._pace.period_ns(self._wanted_ns, round(longest * 1e9))
 
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
         """Read one source, without the lock: it may hang."""

@@ -33,7 +33,7 @@ ROWS_BEFORE = 8
 # Reads within the time from which on a gauge has a gap.
 READS_PER_STEP = 2
 # A tick does not read again what the edge of a window has read within this part of a period.
-EDGE_IS_TICK_SHARE = 2
+EDGE_IS_TICK_SHARE = 8
 # A counter that is refreshed more slowly than this is not read at the edges of windows.
 SLOW_PERIOD_SECONDS = 0.01
 
