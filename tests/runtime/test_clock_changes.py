@@ -175,6 +175,16 @@ def test_times_of_day_are_those_of_a_clock_on_the_wall(clock: FakeClock, tmp_pat
     assert load(meter.run_directory).recording.run.facts["clock"] == facts
 
 
+def test_a_step_just_before_the_end_is_in_the_manifest(clock: FakeClock) -> None:
+    """The session ends before any round has seen that the wall clock was set."""
+    meter = fake_meter(Sleepy(clock), clock=clock)
+    with meter:
+        clock.advance(0.3)
+        clock.set_wall(HOUR)
+    assert clock_facts(meter)["wall_clock_step_seconds"] == HOUR
+    assert len(messages(meter, "clock")) == 1
+
+
 def test_suspend_before_a_session_is_none_of_its_own(clock: FakeClock) -> None:
     """Between two meters nobody looks: what happened then belongs to neither."""
     meter = fake_meter(Sleepy(clock), clock=clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from mlmeter import EnergyMeter
@@ -15,18 +17,18 @@ SECOND_NS = 1_000_000_000
 
 
 class Used(ThreadTime):
-    """A thread each of whose rounds takes what a test says."""
+    """A thread whose reading takes what a test says, and all else at a round, too."""
 
-    def __init__(self, used_ns: int) -> None:
-        self.used_ns = used_ns
+    def __init__(self, reading_ns: int, telling_ns: int) -> None:
+        self._pieces = itertools.cycle([reading_ns, telling_ns])
 
     def piece_ns(self) -> int:
-        return self.used_ns
+        return next(self._pieces)
 
 
-def rounds_in(sampler: Sampler, seconds: float, used_ns: int) -> int:
+def rounds_in(sampler: Sampler, seconds: float, used_ns: int, telling_ns: int = 0) -> int:
     """Let the sampler's thread work for a time and return how often it read all counters."""
-    clock, spent = sampler.clock, Used(used_ns)
+    clock, spent = sampler.clock, Used(used_ns, telling_ns)
     before, end_ns = sampler.cost().ticks, clock.now_ns() + round(seconds * SECOND_NS)
     deadline_ns = clock.now_ns() + sampler._period_ns
     while clock.now_ns() < end_ns:
@@ -50,6 +52,22 @@ def test_dear_rounds_come_less_often(used_us: int, rounds: int) -> None:
     sampler = subscribed(paced=True)
     rounds_in(sampler, 30, used_us * 1_000)
     assert rounds_in(sampler, 10, used_us * 1_000) == pytest.approx(rounds, abs=2)
+
+
+def test_what_fewer_rounds_would_not_save_makes_none_fewer() -> None:
+    """Putting away what was read, and what meters and users do at rounds, is no part of the pace."""
+    sampler = subscribed(paced=True)
+    rounds_in(sampler, 30, 50_000, telling_ns=3_000_000)
+    assert rounds_in(sampler, 10, 50_000, telling_ns=3_000_000) == pytest.approx(100, abs=2)
+
+
+def test_windows_between_rare_rounds_are_no_quiet_time() -> None:
+    """Looks at a counter of 20 ms go on until the next round tells whether windows still open."""
+    clock = FakeClock()
+    sampler = Sampler(clock, threaded=False)
+    sampler.subscribe([], period_seconds=0.25, on_tick=lambda: True)
+    sampler.tick()
+    assert sampler._active_ns == clock.now_ns() + 150_000_000
 
 
 def test_pace_recovers() -> None:
@@ -92,6 +110,15 @@ def test_meters_are_paced_unless_a_period_is_given(given: float | None, seconds:
     with EnergyMeter(backends=[backend], period_seconds=given, sampler=sampler):
         (subscription,) = sampler._subscriptions
         assert subscription.longest_seconds == seconds
+
+
+def test_shared_machines_are_read_as_often_as_ever() -> None:
+    """What a process has used between two readings cannot be divided."""
+    clock = FakeClock()
+    sampler = Sampler(clock, threaded=False)
+    with EnergyMeter(backends=[FakeBackend([fake_domain()], [0], clock)], scope="process", sampler=sampler):
+        (subscription,) = sampler._subscriptions
+        assert subscription.longest_seconds == 0.1
 
 
 def test_periods_keep_their_bounds() -> None:
