@@ -8,7 +8,7 @@ drawn evenly. It writes into a file
 of its own which windows it has closed and which of them its journal has acknowledged: their
 transaction has been committed. Then `mlmeter.load` reads the journal; every tenth run is recovered,
 with all its tables. Half of the programs write
-their journals as usual, every 0.8 s; the others as often as they can, so that more kills hit a write.
+their journals as usual, every 0.75 s; the others as often as they can, so that more kills hit a write.
 
 The exit code is 1 if a journal could not be read or an acknowledged window was lost.
 """
