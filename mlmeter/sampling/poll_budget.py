@@ -15,9 +15,9 @@ CPU_SAVED_NS = 3_000_000
 FIRST_LOOKS_NS = 900_000_000
 LATER_CPU_RATIO = 0.002
 # Where the thread mostly wakes so much too late, no look hits its instant, and each takes the interpreter
-# from the program; and where a poll costs so much, that share does not place the refreshes of a GPU's counter
-# more sharply than reads at each tick do: then a small share has to do. Python lets go of the interpreter
-# after 5 ms when asked.
+# from the program; and where a poll costs so much, that share places the refreshes of a GPU's counter within
+# 50 to 70 ms, where reads at each tick give 100 ms: then a small share has to do. Python lets go of the
+# interpreter after 5 ms when asked.
 CROWDED_NS = 4_000_000
 DEAR_POLL_NS = 80_000
 SMALL_CPU_RATIO = 0.0005
