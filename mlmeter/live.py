@@ -308,8 +308,7 @@ class LiveSession:
             self.log.compact()
         if self.collected.processes is not None and self.running:
             self.collected.processes.tick()
-        if self.collected.devices.need_looks:
-            self._look_at_devices()
+        self._look_at_devices()
         if self.finished:
             self._report_finished(final=False)
         return edges != self._edges

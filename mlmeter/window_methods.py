@@ -49,9 +49,6 @@ class WindowMethods:
     def training(self, name: str | None = None, **units: Unit) -> Window: ...
     def training(self, name: Any = None, **units: Unit) -> Any:
         """Return a window of the phase ``"training"``; as a decorator with or without brackets."""
-        if type(name) is str and name:
-            # Opened at each step of a loop: without another call.
-            return Window(self, name, TRAINING, units)
         return self._phase_window(TRAINING, name, units)
 
     @overload
@@ -60,8 +57,6 @@ class WindowMethods:
     def inference(self, name: str | None = None, **units: Unit) -> Window: ...
     def inference(self, name: Any = None, **units: Unit) -> Any:
         """Return a window of the phase ``"inference"``; as a decorator with or without brackets."""
-        if type(name) is str and name:
-            return Window(self, name, INFERENCE, units)
         return self._phase_window(INFERENCE, name, units)
 
     @overload

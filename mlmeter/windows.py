@@ -112,6 +112,7 @@ class Window:
         self._pieces: list[tuple[int, int]] | None = None
         self._thread = get_ident()
         parent = current.get()
+        # Nearly always none, or an open one of a meter that runs: without the calls that look for others.
         if parent is not None and (parent.end_ns != NOT_YET or not parent._recorder.running):
             parent = _enclosing_window()
         self._enclosing = parent
@@ -159,10 +160,7 @@ class Window:
         self.end_ns = recorder.now_ns()
         if recorder.edge is not None:
             recorder.edge()
-        try:
-            current.reset(self._token)
-        except (ValueError, RuntimeError):
-            self._leave_context()
+        self._leave_context()
         log = recorder.log
         if not recorder.running:
             log.open.pop(self.id, None)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mlmeter import EnergyMeter
 from mlmeter.backends.rapl import RaplBackend
+from mlmeter.clock import Flag as WaitedFor
 from mlmeter.clock import MonotonicClock
 from mlmeter.journal.live_journal import PERIOD_NS, LiveJournal
 from mlmeter.measurement import Failure, Reading
@@ -28,13 +29,11 @@ NEVER_NS = 1 << 62
 SHORT_SECONDS = 0.005
 
 
-class Flag(Protocol):
+class Flag(WaitedFor, Protocol):
     """What threads wait for, and can be woken by."""
 
-    def is_set(self) -> bool: ...
     def set(self) -> None: ...
     def clear(self) -> None: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 class PausableClock(MonotonicClock):

@@ -83,7 +83,7 @@ class Bench:
 
     Attributes:
         name: of the load; milliseconds: what a step is to take.
-        part: does a part of a step; part_seconds: what that takes.
+        part: does a part of a step.
         rounds: what a part of each round took, by arm.
         sampling: what the meter did.
     """
@@ -91,7 +91,6 @@ class Bench:
     name: str
     milliseconds: int
     part: Step
-    part_seconds: float
     rounds: list[dict[str, Spent]] = field(default_factory=list)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -56,11 +56,6 @@ class SessionDevices:
             self.edges = self._events = DeviceEvents(self._now_ns, self._remark)
         self.look()
 
-    @property
-    def need_looks(self) -> bool:
-        """Whether there is anything to look for."""
-        return self._events is not None or (self._sync is None and self._meters_gpus)
-
     def look(self) -> None:
         """Read the events that a device has reached; begin with them once CUDA is used."""
         if self._events is None and self._sync is None and self._running:

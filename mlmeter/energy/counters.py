@@ -108,7 +108,6 @@ class CounterRows:
         self._both_at_own = NOTHING
         self._integrated_ns: int | None = None
         self._integrated_before_ns: int | None = None
-        self._largest_mean_watts = 0.0
         self._learn_power(0.0)
         self._mean_anchor = 0
         self.readings = 0

@@ -41,7 +41,7 @@ class ContainedReads:
     Attributes:
         reads: number of reads so far.
         limit_seconds: as given.
-        period_ns: time between two reads of a source that is not slow.
+        period_ns: time between two reads of a source that is not slow, if they cost nothing.
     """
 
     def __init__(self, clock: Clock, queue: deque[Unbooked], limit_seconds: float) -> None:

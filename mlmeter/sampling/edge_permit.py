@@ -35,7 +35,6 @@ class EdgePermit:
         open: whether they may. Not before one of our own threads has seen a fast read.
         on_proof: whether the next read of such a thread shall be the second one in a row.
         fast: whether the newest read was fast.
-        calm: whether another read at an edge that is not dear would change nothing.
     """
 
     __slots__ = (
@@ -44,14 +43,13 @@ class EdgePermit:
         "_debt",
         "_opened_ns",
         "_proof_ns",
-        "calm",
         "fast",
         "on_proof",
         "open",
     )
 
     def __init__(self) -> None:
-        self.open = self.fast = self.on_proof = self.calm = False
+        self.open = self.fast = self.on_proof = False
         self._closed_ns = self._opened_ns = 0
         # How long it has to be closed; 0 as long as it never was.
         self._proof_ns = 0
@@ -68,10 +66,8 @@ class EdgePermit:
         self.fast = elapsed_ns < FAST_NS
         if elapsed_ns <= EDGE_LIMIT_NS:
             self._dear, self._debt = 0, max(0, self._debt - 1)
-            self.calm = not self._debt
             return None
         self._dear += 1
-        self.calm = False
         if elapsed_ns >= LONG_NS:
             self._debt += LONG_WEIGHT
         if not self.open:
@@ -83,6 +79,11 @@ class EdgePermit:
         return None
 
     @property
+    def calm(self) -> bool:
+        """Whether another read at an edge that is not dear would change nothing."""
+        return self.fast and not self._dear and not self._debt
+
+    @property
     def settled(self) -> bool:
         """Whether another fast read on a thread of our own would change nothing."""
         return self.open and self.fast
@@ -90,7 +91,6 @@ class EdgePermit:
     def took_elsewhere(self, elapsed_ns: int, now_ns: int) -> str | None:
         """Note a read on a thread of our own; return a sentence if windows may read it again."""
         self.fast = elapsed_ns < FAST_NS
-        self.calm = self.calm and self.fast
         if self.on_proof:
             self.open, self.on_proof = True, False
             if elapsed_ns > EDGE_LIMIT_NS:
@@ -98,7 +98,7 @@ class EdgePermit:
             self._dear = 0
         if self.open or not self.fast or now_ns - self._closed_ns < self._proof_ns:
             return None
-        self.open, self._opened_ns, self.calm = True, now_ns, False
+        self.open, self._opened_ns = True, now_ns
         return "its reads are fast; windows read it at their edges again" if self._proof_ns else None
 
     def _closed(self, elapsed_ns: int, now_ns: int) -> str:
@@ -115,5 +115,5 @@ class EdgePermit:
         doubled_ns = 0 if lasted else 2 * self._proof_ns
         self._proof_ns = min(max(FIRST_PROOF_NS, doubled_ns), LONGEST_PROOF_NS)
         self._closed_ns = now_ns
-        self.open = self.fast = self.on_proof = self.calm = False
+        self.open = self.fast = self.on_proof = False
         self._dear, self._debt = MOST_DEAR - MOST_DEAR_ON_TRIAL, 0

@@ -88,8 +88,7 @@ class Sampler(RowAccess):
         self._regular: tuple[Source, ...] = ()
         self._slow: tuple[Source, ...] = ()
         self._unmeasured = False
-        # Time between two rounds, and what it would be if they cost nothing.
-        self._period_ns = self._wanted_ns = _DEFAULT_PERIOD_NS
+        self._period_ns = _DEFAULT_PERIOD_NS
         self.clock_changes = ClockChanges(self.clock)
         self._budget, self._pace = PollBudget(), Pace()
         self._reads = ContainedReads(self.clock, self._queue, self._read_limit_seconds)
@@ -237,7 +236,7 @@ class Sampler(RowAccess):
         # A tick may come a little early, and the one before it has read a little late.
         fresh_ns = self._period_ns - self._period_ns // 8
         for source in sources:
-            rests = not resting_too and source.rests(now, self._wanted_ns)
+            rests = not resting_too and source.rests(now, self._reads.period_ns)
             if rests or (not polled_too and source in self._slow and now - source.read_ns < fresh_ns):
                 continue
             self._read_and_observe(source, now, polling=polling)
@@ -293,7 +292,7 @@ class Sampler(RowAccess):
 
     def _polled(self) -> list[Source]:
         """Return the slow counters that may be polled: not those whose calls are slow."""
-        return [source for source in self._slow if not source.cost.rest_ns(self._wanted_ns)]
+        return [source for source in self._slow if not source.cost.rest_ns(self._reads.period_ns)]
 
     def _measure(self, generation: int, spent: ThreadTime) -> None:
         """Measure the update periods of fast counters, once in a process."""
@@ -367,8 +366,9 @@ class Sampler(RowAccess):
         """Read as often as any meter wants it, and no more often than is cheap if none minds."""
         wanted = [(item.period_seconds, item.longest_seconds) for item in self._subscriptions]
         shortest, longest = map(min, zip(*wanted, strict=True)) if wanted else [DEFAULT_PERIOD_SECONDS] * 2
-        self._wanted_ns = self._reads.period_ns = round(shortest * 1e9)
-        self._period_ns = self._pace.period_ns(self._wanted_ns, round(longest * 1e9))
+        # Whether a call is slow does not depend on how dear rounds are.
+        self._reads.period_ns = round(shortest * 1e9)
+        self._period_ns = self._pace.period_ns(self._reads.period_ns, round(longest * 1e9))
 
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
         """Read one source, without the lock: it may hang."""

@@ -107,7 +107,7 @@ class CountedMetering:
 
 def test_every_round_has_each_load_once() -> None:
     """Loads are measured in orders drawn anew."""
-    benches = [Bench(name, 10, lambda: None, 0.01) for name in ("a", "b")]
+    benches = [Bench(name, 10, lambda: None) for name in ("a", "b")]
     metered, order = CountedMetering(), random.Random(1)
     for _ in range(20):
         training_loop.one_round(benches, metered, order)  # type: ignore[arg-type]
@@ -130,9 +130,7 @@ def test_a_round_compares_the_same_work(monkeypatch: pytest.MonkeyPatch, busy_sh
         seconds[0] += part_seconds
 
     monkeypatch.setattr("training_blocks.time.perf_counter", lambda: seconds[0])
-    loops = {
-        arm: bare_loop(Bench("a", 10, partial(take, 1.04 if arm == "metered" else 1.0), 1.0)) for arm in ARMS
-    }
+    loops = {arm: bare_loop(Bench("a", 10, partial(take, 1.04 if arm == "metered" else 1.0))) for arm in ARMS}
     blocks = {
         arm: [run_block(loops[arm], clock, metered=arm == "metered") for _ in range(8)]  # type: ignore[arg-type]
         for arm in ARMS
@@ -169,7 +167,7 @@ class BusyClock:
 
 def bench_of(percent: float) -> Bench:
     rng = np.random.default_rng(1)
-    bench = Bench("a", 10, lambda: None, 0.01)
+    bench = Bench("a", 10, lambda: None)
     bench.sampling = Sampling(10.0, 0.1, 1000, 100, 10)
     for _ in range(30):
         bare = 1 + rng.normal(0, 0.001)
@@ -193,7 +191,7 @@ def test_report_says_when_there_were_too_few_rounds() -> None:
 
 def test_a_metered_round_is_metered() -> None:
     """Windows, edge reads and the sampler are at work in what is timed, on counters of known energy."""
-    bench = Bench("a", 10, LOADS["numpy matmul"](20), 0.0025)
+    bench = Bench("a", 10, LOADS["numpy matmul"](20))
     with metering() as metered:
         total = metered.round(bench, random.Random(0))
     parts = bench.sampling.wall_seconds / total["metered"].wall_seconds
