@@ -105,7 +105,8 @@ class Window:
         units = self._given
         if units:
             check_counts(units)
-        self.units: Mapping[str, float] = units or {}  # type: ignore[assignment]  # checked: numbers
+        # No other dictionary: what is kept until the window is put away makes the garbage collector run.
+        self.units: Mapping[str, float] = {} if units is None else units  # type: ignore[assignment]  # numbers
         self._recorder = recorder = self._origin.recorder
         log = recorder.log
         self._flags = 0
@@ -127,7 +128,7 @@ class Window:
         self.phase = phase
         label = log.label_numbers.get((self.name, phase))
         self._label = log.label_number(self.name, phase) if label is None else label
-        self._token = current.set(self)
+        self._token: contextvars.Token[Window | None] | None = current.set(self)
         self.id = log.new_id()
         device = recorder.device
         # On a device the window begins behind what was launched before.
@@ -331,13 +332,17 @@ class Window:
         return not self._recorder.running and self.id in self._recorder.log.open
 
     def _leave_context(self) -> None:
-        try:
-            current.reset(self._token)
-        except (ValueError, RuntimeError):
-            # Closed in another thread or task than it was opened in, or interrupted before:
-            # this context is left as it is, except that the window is no longer current.
-            if current.get() is self:
-                current.set(self._enclosing)
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                current.reset(token)
+                return
+            except (ValueError, RuntimeError):
+                pass
+        # Closed in another thread or task than it was opened in, or interrupted before:
+        # this context is left as it is, except that the window is no longer current.
+        if current.get() is self:
+            current.set(self._enclosing)
 
     def closed(self, now_ns: int | None = None) -> Closed:
         """Return the record of the window; `now_ns` is the end of one that is still open."""

@@ -29,6 +29,7 @@ WORK_SECONDS = 0.0015
 GOOD_SECONDS = 1.0
 HANG_SECONDS = 30.0
 SLOW_SECONDS = 0.05
+DEAR_SECONDS = 45e-6
 LIMIT_US = 50.0
 COUNTERS = 4
 THREADS = 8
@@ -36,6 +37,7 @@ CASES = {
     "bare": "nothing is entered: what the machine does to the loop",
     "apart": "four files, read by the sampler ten times a second and not at edges",
     "cheap": "four files, read at the edges as those of RAPL are",
+    "dear": "the same; after 1 s each read takes 45 us more, the most that is no reason to end them",
     "slow": "the same; after 1 s each read takes 50 ms",
     "now and then": "the same; after 1 s each 50th read takes 50 ms",
     "hangs": "the same; after 1 s one read takes 30 s",
@@ -109,6 +111,11 @@ def troubles() -> dict[str, Callable[[int], None]]:
         if reads % 3 == 0:
             raise OSError("by schedule")
 
+    def dear(reads: int) -> None:
+        resume = time.perf_counter() + DEAR_SECONDS
+        while time.perf_counter() < resume:
+            pass
+
     def slow(reads: int) -> None:
         time.sleep(SLOW_SECONDS)
 
@@ -116,7 +123,14 @@ def troubles() -> dict[str, Callable[[int], None]]:
         if reads % 50 == 0:
             time.sleep(SLOW_SECONDS)
 
-    return {"slow": slow, "8 slow": slow, "now and then": now_and_then, "hangs": hang, "errors": fail}
+    return {
+        "dear": dear,
+        "slow": slow,
+        "8 slow": slow,
+        "now and then": now_and_then,
+        "hangs": hang,
+        "errors": fail,
+    }
 
 
 def good(reads: int) -> None:

@@ -62,8 +62,8 @@ def plain(parts: Sequence[Part]) -> bytes:
     Args:
         parts: not more than one of each stream, together not more than `MOST_NUMBERS`.
     """
-    columns = chain.from_iterable(part.columns for part in parts)
-    return b"".join((_PLAIN, *map(_little, (_heads(parts), *columns))))
+    numbers = chain([_heads(parts)], *(part.columns for part in parts))
+    return b"".join((_PLAIN, *(numbers if sys.byteorder == "little" else map(_little, numbers))))
 
 
 def packed(parts: Sequence[Part], ends: Mapping[int, Sequence[int]]) -> tuple[bytes, Ends]:

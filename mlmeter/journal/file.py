@@ -162,9 +162,8 @@ class JournalFile:
         """Insert parts as batches and return the tail after that, which has fewer than so many."""
         tail = self._tail
         insert = "INSERT INTO batches VALUES (?, ?)"
-        for batch in _batches(parts):
+        for batch, size in _batches(parts):
             batches = [*tail.batches, batch]
-            size = sum(part.size for part in batch)
             numbers = tail.numbers + size
             if len(batches) < most and size < MOST_PLAIN and numbers < MERGED_NUMBERS:
                 tail = tail._replace(batches=batches, numbers=numbers)
@@ -255,10 +254,11 @@ def _put(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
         connection.execute("REPLACE INTO entries VALUES (?, ?, ?)", (kind, number, text))
 
 
-def _batches(parts: list[Part]) -> Iterable[list[Part]]:
-    """Split parts so that no batch becomes too large to be read."""
-    if parts and sum(part.size for part in parts) <= MOST_NUMBERS // 8:
-        yield parts
+def _batches(parts: list[Part]) -> Iterable[tuple[list[Part], int]]:
+    """Split parts so that no batch becomes too large to be read; with how many numbers each has."""
+    whole = sum([part.size for part in parts])
+    if parts and whole <= MOST_NUMBERS // 8:
+        yield parts, whole
         return
     batch: list[Part] = []
     size = 0
@@ -272,9 +272,9 @@ def _batches(parts: list[Part]) -> Iterable[list[Part]]:
                     columns=[column[start : start + step] for column in part.columns],
                 )
             if batch and (size + piece.size > MOST_NUMBERS // 4 or batch[-1].stream == piece.stream):
-                yield batch
+                yield batch, size
                 batch, size = [], 0
             batch.append(piece)
             size += piece.size
     if batch:
-        yield batch
+        yield batch, size

@@ -9,6 +9,7 @@ from mlmeter.clock import Clock
 from mlmeter.energy.refresh_period import irregular_period, refresh_period
 from mlmeter.measurement import Reading
 from mlmeter.sampling.contained_reads import LONGEST_WANT_NS, ContainedReads
+from mlmeter.sampling.edge_allowance import EdgeAllowance
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.refresh_lock import NEVER_NS
 from mlmeter.sampling.sources import Source
@@ -33,15 +34,6 @@ LATER_STEP_SECONDS = 0.001
 DENSE_PERIODS = 3
 # A look that comes so late after its edge tells little: edges soon after others ask for none for a while.
 LATE_NS = 500_000
-# How much longer the time is of which a read at an edge is the share that windows may spend on these: a
-# quarter of a percent. What is over is saved, so that the edges of some windows in a row are read, and none
-# of the next ones: single edges tell little.
-TIMES_PER_EDGE = 400
-EDGE_SAVED_NS = 1_000_000_000
-SHORTEST_REST_NS = 250_000_000
-# What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So fifty
-# edges a second are read in any case: windows that are too long to be fitted have no more.
-MOST_SPENT_NS = 50_000
 FIRST_PAUSE_NS = 10_000_000
 LONGEST_PAUSE_NS = 640_000_000
 
@@ -67,7 +59,8 @@ class EdgeReads:
     ) -> None:
         self._clock, self._now_ns = clock, clock.now_ns
         self._read, self._read_at_edge = reads.here, reads.at_edge
-        self._wake, self._budget, self._random = wake, budget, rng
+        self._wake, self._budget = wake, budget
+        self._allowance = EdgeAllowance(rng)
         self.sources: tuple[Source, ...] = ()
         self._interval_ns = self._dense_interval_ns = 0
         self._next_ns = NEVER_NS
@@ -78,8 +71,6 @@ class EdgeReads:
         self._wanted_ns = NEVER_NS
         self._pause_ns = 0
         self._look_from_ns = 0
-        # Up to when the time spent on reads at edges is made up for.
-        self._paid_ns = -NEVER_NS
 
     def arrange(self, sources: Sequence[Source]) -> None:
         """Read those of `sources` from now on that are fast and cheap."""
@@ -92,7 +83,7 @@ class EdgeReads:
     def edge(self) -> None:
         """Read the counters on the caller's thread, if that is due; never wait for one.
 
-        Edges are read at most once per update period, and no more of them than `TIMES_PER_EDGE` allows.
+        Edges are read at most once per update period, and no more of them than `EdgeAllowance` allows.
         """
         now = self._now_ns()
         if now < self._next_ns:
@@ -112,17 +103,9 @@ class EdgeReads:
         if worth_a_look and not (dense and now < self._look_from_ns) and self._budget.may_locate():
             self._edge_ns = self._wanted_ns = now
             self._wake.set()
-        # What that took is paid for; when too little is saved, no edge is read for a while.
-        spent_ns, oldest_ns = self._now_ns() - now, now - EDGE_SAVED_NS
-        if spent_ns > MOST_SPENT_NS:
-            spent_ns = MOST_SPENT_NS
-        if self._paid_ns < oldest_ns:
-            self._paid_ns = oldest_ns
-        self._paid_ns += TIMES_PER_EDGE * spent_ns
-        if self._paid_ns > now:
-            # By chance, so that it keeps no time with the program.
-            rest_ns = round(self._random.uniform(1, 3) * SHORTEST_REST_NS)
-            self._next_ns = self._paid_ns + rest_ns
+        rest_ns = self._allowance.rest_ns(now, self._now_ns())
+        if rest_ns:
+            self._next_ns = now + rest_ns
 
     def rest(self, wake: Wake, timeout_seconds: float) -> bool:
         """Let the sampler's thread wait until `wake` is set or the time is over; return whether it is set."""
