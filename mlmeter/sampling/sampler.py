@@ -2,8 +2,7 @@
 
 Meters subscribe with the sources that they want; meters that want the same source share
 its rows. Readings reach the rows through one queue, whoever made them, and are put in
-order of time there. A second thread only watches the first: where a read does not come back,
-the first is left to it and a new one goes on with the other sources.
+order of time there.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from mlmeter.living import Living
 from mlmeter.sampling.clock_changes import ClockChanges
 from mlmeter.sampling.contained_reads import ContainedReads, Unbooked
 from mlmeter.sampling.edge_reads import EdgeReads
-from mlmeter.sampling.errands import READ_LIMIT_SECONDS, start_thread
+from mlmeter.sampling.errands import READ_LIMIT_SECONDS
 from mlmeter.sampling.pace import Pace
 from mlmeter.sampling.poll_budget import PollBudget
 from mlmeter.sampling.process_tree import ProcessTimes, ProcessTree
@@ -31,6 +30,7 @@ from mlmeter.sampling.sources import POOL, Source
 from mlmeter.sampling.subscription import Cost, Subscription
 from mlmeter.sampling.thread_time import ThreadTime
 from mlmeter.sampling.wake import Wake
+from mlmeter.sampling.watched_thread import WatchedThread
 
 DEFAULT_PERIOD_SECONDS = 0.1
 _DEFAULT_PERIOD_NS = round(DEFAULT_PERIOD_SECONDS * 1e9)
@@ -73,8 +73,6 @@ class Sampler(RowAccess):
         self._random = random.Random()
         # By id of the domain: the hardware's update periods do not change with the meter.
         self._known_seconds: dict[str, float] = {}
-        # A thread runs as long as this is the number that it was started with.
-        self._generation = 0
         self._reset()
         _samplers.add(self)
 
@@ -99,8 +97,7 @@ class Sampler(RowAccess):
         self._poll_ns = NEVER_NS
         self._booked_ns = -NEVER_NS
         self._polls: Counter[str] = Counter()
-        self._thread: threading.Thread | None = None
-        self._end_watch = threading.Event()
+        self._thread = WatchedThread(self._run, self._reads, self._lock)
         self._alone = SourceThreads(self._reads, threaded=self._threaded)
         self._ticks = self._cpu_ns = 0
 
@@ -139,10 +136,8 @@ class Sampler(RowAccess):
             self._subscriptions = (*self._subscriptions, subscription)
             self._arrange()
             self.tick()
-            if self._threaded and self._thread is None:
-                self._start_thread()
-                self._end_watch = threading.Event()
-                start_thread("mlmeter-watch", self._watch, self._end_watch)
+            if self._threaded:
+                self._thread.begin()
         self._wake.set()
         return subscription
 
@@ -161,12 +156,10 @@ class Sampler(RowAccess):
                 self._keep(source)
                 self._alone.close(source)
             thread = None
-            if not self._subscriptions and self._thread is not None:
-                thread, self._thread = self._thread, None
-                self._generation += 1
-                self._end_watch.set()
+            if not self._subscriptions:
+                thread = self._thread.end()
                 self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None:
             # A read may hang in a driver: the daemon thread is then left behind, not waited for.
             thread.join(timeout=1.0)
         with self._lock:
@@ -294,37 +287,38 @@ class Sampler(RowAccess):
         """Return the slow counters that may be polled: not those whose calls are slow."""
         return [source for source in self._slow if not source.cost.rest_ns(self._reads.period_ns)]
 
-    def _measure(self, generation: int, spent: ThreadTime) -> None:
+    def _measure(self, turn: object, spent: ThreadTime) -> None:
         """Measure the update periods of fast counters, once in a process."""
         for source in self._edges.sources:
             if source.fast_periods_seconds is None:
                 source.fast_periods_seconds = [None] * len(source.domains)
-                periods = self._edges.measure(source, lambda: self._generation == generation)
+                periods = self._edges.measure(source, lambda: self._thread.turn is turn)
                 with self._lock:
                     self._drain()
                     source.learn_fast_periods(periods, self._budget, self._random, self._now_ns())
                     self._arrange()
         self._cpu_ns += spent.piece_ns()
 
-    def _run(self, generation: int) -> None:
+    def _run(self, turn: object) -> None:
+        """Make rounds as long as it is this thread's turn."""
         spent, deadline_ns = ThreadTime(), self._now_ns() + self._period_ns
-        while self._generation == generation:
+        while self._thread.turn is turn:
             try:
                 if self._unmeasured:
-                    self._measure(generation, spent)
-                self._round(generation, deadline_ns, spent)
+                    self._measure(turn, spent)
+                self._round(turn, deadline_ns, spent)
             except BaseException:  # the thread must outlive anything a backend or observer does
                 logger.exception("the sampler failed in one round and goes on")
                 self._wake.clear()
                 self.clock.wait(self._wake, self._period_ns * 1e-9)
             deadline_ns = self._next_deadline_ns(deadline_ns)
 
-    def _round(self, generation: int, deadline_ns: int, spent: ThreadTime) -> None:
+    def _round(self, turn: object, deadline_ns: int, spent: ThreadTime) -> None:
         """Wait for the next thing to do and do it; the wake-up is often dearer than what is done then."""
         poll_ns = self._next_poll_ns()
         until_ns = min(deadline_ns, poll_ns)
         woken = self._edges.rest(self._wake, (until_ns - self._now_ns()) * 1e-9)
-        if self._generation != generation:
+        if self._thread.turn is not turn:
             return
         if woken:
             self._wake.clear()
@@ -372,7 +366,7 @@ class Sampler(RowAccess):
 
     def _read_and_observe(self, source: Source, now_ns: int, *, polling: bool) -> None:
         """Read one source, without the lock: it may hang."""
-        on_thread = not self._threaded or threading.current_thread() is self._thread
+        on_thread = not self._threaded or threading.current_thread() is self._thread.current
         if not on_thread:
             items = self._reads.elsewhere(source)
         else:
@@ -396,28 +390,6 @@ class Sampler(RowAccess):
                 source.suspended(change.since_ns, change.until_ns)
             self._reads.drain()
 
-    def _start_thread(self) -> None:
-        self._thread = start_thread("mlmeter-sampler", self._run, self._generation)
-
-    def _watch(self, end: threading.Event) -> None:
-        """Look for reads that do not come back, and go on without the threads that they keep."""
-        while not end.wait(self._read_limit_seconds / 2):
-            for thread_id, source in self._reads.overdue():
-                self._reads.give_up(source)
-                with self._lock:
-                    if self._thread is not None and self._thread.ident == thread_id and not end.is_set():
-                        self._generation += 1
-                        self._start_thread()
-            self._replace_dead_thread(end)
-
-    def _replace_dead_thread(self, end: threading.Event) -> None:
-        """Go on with another thread if something, such as a debugger, has ended the sampler's."""
-        with self._lock:
-            if self._thread is not None and not self._thread.is_alive() and not end.is_set():
-                logger.error("the sampler's thread has ended: another one goes on")
-                self._generation += 1
-                self._start_thread()
-
     def _keep(self, source: Source) -> None:
         """Remember what is worth knowing of a source that is closed."""
         self._polls.update(source.polls())
@@ -426,10 +398,11 @@ class Sampler(RowAccess):
                 self._known_seconds[domain.id] = period_seconds
 
     def after_fork_in_child(self) -> None:
-        """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent."""
+        """Forget everything: the thread, and perhaps a lock's owner, stayed in the parent.
+
+        An observer may have forked on the thread, whose turn is over then: it ends with the observer.
+        """
         self._reset()
-        # An observer may have forked on the sampler's thread, which ends with the observer.
-        self._generation += 1
         self._arrange()
 
 

@@ -414,7 +414,7 @@ def test_a_counter_is_read_four_times_per_wrap_whatever_the_period(
     while clock.now_ns() < 3600e9:
         sampler._wake.clear()
         before = sampler.cost().reads
-        sampler._round(sampler._generation, deadline_ns, ThreadTime())
+        sampler._round(sampler._thread.turn, deadline_ns, ThreadTime())
         deadline_ns = sampler._next_deadline_ns(deadline_ns)
         times += [clock.now_ns()] if sampler.cost().reads > before else []
     longest_seconds = max(after - before for before, after in pairwise(times)) * 1e-9

@@ -207,7 +207,7 @@ def die(self, deadline_ns):
 
 Sampler._next_deadline_ns = die
 with meter() as meter:
-    shared_sampler()._thread.join()
+    shared_sampler()._thread.current.join()
     with meter.training("step"):
         start_ns = MonotonicClock().now_ns()
         while MonotonicClock().now_ns() < start_ns + 200_000_000:
@@ -238,9 +238,9 @@ def die(self, deadline_ns):
 
 Sampler._next_deadline_ns = die
 with EnergyMeter(backends=[backend], sampler=sampler) as meter:
-    first = sampler._thread
+    first = sampler._thread.current
     first.join()
-    while sampler._thread is first:
+    while sampler._thread.current is first:
         threading.Event().wait(0.01)
     reads = backend.reads
     while backend.reads < reads + 3:

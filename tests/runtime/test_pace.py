@@ -32,7 +32,7 @@ def rounds_in(sampler: Sampler, seconds: float, used_ns: int, telling_ns: int = 
     before, end_ns = sampler.cost().ticks, clock.now_ns() + round(seconds * SECOND_NS)
     deadline_ns = clock.now_ns() + sampler._period_ns
     while clock.now_ns() < end_ns:
-        sampler._round(sampler._generation, deadline_ns, spent)
+        sampler._round(sampler._thread.turn, deadline_ns, spent)
         deadline_ns = sampler._next_deadline_ns(deadline_ns)
     return sampler.cost().ticks - before
 

@@ -44,8 +44,8 @@ def rounds(sampler: Sampler, until_seconds: float) -> None:
     deadline_ns = clock.now_ns() + sampler._period_ns
     spent = ThreadTime()
     while clock.now_ns() < until_seconds * 1e9:
-        sampler._measure(sampler._generation, spent)
-        sampler._round(sampler._generation, deadline_ns, spent)
+        sampler._measure(sampler._thread.turn, spent)
+        sampler._round(sampler._thread.turn, deadline_ns, spent)
         deadline_ns = sampler._next_deadline_ns(deadline_ns)
 
 
@@ -285,11 +285,11 @@ def test_sampler_with_a_failing_lock_still_waits(clock: FakeClock, mocker: objec
         def fail(*_: object) -> None:
             calls.append(clock.now_ns())
             if len(calls) >= 20:
-                sampler._generation += 1
+                sampler._thread.end()
             raise RuntimeError
 
         mocker.patch.object(sampler, "_round", fail)  # type: ignore[attr-defined]
-        sampler._run(sampler._generation)
+        sampler._run(sampler._thread.turn)
     assert calls[-1] - calls[0] >= 19 * 50_000_000
 
 
