@@ -172,7 +172,7 @@ class LiveSession:
         self._journal = LiveJournal(output_dir / self.collected.run_id, self.collected)
         chapters.on_forget = self._note_past
         if self._sampler.threaded:
-            self._journal.begin()
+            self._journal.keep_up()
 
     def _note_past(self, chapter: Chapter, held_ns: int) -> None:
         """Hand the journal the sums of what is no longer in memory."""
@@ -318,7 +318,7 @@ class LiveSession:
         self.log.compact()
         self.collected.checks.keep_up()
         if self._journal is not None and self.running:
-            keep_up = self._journal.begin if self._sampler.threaded else self._journal.tick
+            keep_up = self._journal.keep_up if self._sampler.threaded else self._journal.tick
             keep_up()
         if self.collected.chapters is not None and self.running:
             self.collected.chapters.keep_up()

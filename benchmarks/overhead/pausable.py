@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from mlmeter import EnergyMeter
 from mlmeter.backends.rapl import RaplBackend
 from mlmeter.clock import Flag as WaitedFor
 from mlmeter.clock import MonotonicClock
-from mlmeter.journal.live_journal import PERIOD_NS, LiveJournal
 from mlmeter.measurement import Failure, Reading
 from mlmeter.sampling.sampler import Sampler
 from mlmeter.testing import FakeBackend, fake_domain
@@ -157,29 +155,16 @@ def gpu_counter(clock: PausableClock) -> FakeBackend:
 def pausable_meter() -> Iterator[tuple[EnergyMeter, Sampler, PausableClock]]:
     """Meter counters on a memory file system where there is one, paused; what is written goes away."""
     memory, clock = Path("/dev/shm"), PausableClock()
-    sampler, write = Sampler(clock), LiveJournal.tick
-    never: Flag = threading.Event()
-
-    def write_in_turn(journal: LiveJournal) -> None:
-        # By this clock, and not by that of the thread, which would count as busy.
-        clock.wait(never, PERIOD_NS * 1e-9)
-        journal._due_ns = clock.now_ns()
-        write(journal)
-        journal._due_ns = clock.now_ns()
-
+    sampler = Sampler(clock)
     with (
         tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
         tempfile.TemporaryDirectory() as output,
     ):
-        LiveJournal.tick = write_in_turn  # type: ignore[method-assign]
         backends = [RunningRapl(Path(folder), clock), gpu_counter(clock)]
-        try:
-            clock.go_on(for_good=True)
-            with EnergyMeter("loop", backends=backends, output_dir=output, sampler=sampler) as meter:
-                clock.pause()
-                try:
-                    yield meter, sampler, clock
-                finally:
-                    clock.go_on(for_good=True)
-        finally:
-            LiveJournal.tick = write  # type: ignore[method-assign]
+        clock.go_on(for_good=True)
+        with EnergyMeter("loop", backends=backends, output_dir=output, sampler=sampler) as meter:
+            clock.pause()
+            try:
+                yield meter, sampler, clock
+            finally:
+                clock.go_on(for_good=True)

@@ -8,7 +8,7 @@ drawn evenly. It writes into a file
 of its own which windows it has closed and which of them its journal has acknowledged: their
 transaction has been committed. Then `mlmeter.load` reads the journal; every tenth run is recovered,
 with all its tables. Half of the programs write
-their journals as usual, every 0.75 s; the others as often as they can, so that more kills hit a write.
+their journals as usual, about once a second; the others as often as they can, so that more kills hit a write.
 
 The exit code is 1 if a journal could not be read or an acknowledged window was lost.
 """
@@ -85,7 +85,7 @@ def program(folder: Path, seconds: float, started: int, *, often: bool) -> None:
         often: write the journal as often as possible.
     """
     if often:
-        live_journal.PERIOD_NS = 1_000_000
+        live_journal.PERIOD_NS, live_journal.PATIENCE_NS = 1_000_000, 0
     told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     backends = [FakeBackend.with_power(MonotonicClock(), watts, id=f"{watts} W") for watts in (100, 200)]
     meter = EnergyMeter(

@@ -20,13 +20,18 @@ from mlmeter.journal.progress import Written, news, nothing_written
 from mlmeter.journal.whole import last_entries, waiting_spans
 from mlmeter.living import Living
 from mlmeter.sampling.errands import start_thread
+from mlmeter.sampling.thread_time import ThreadTime
+from mlmeter.sampling.wake import Wake
 
 if TYPE_CHECKING:
     from mlmeter.collected import Collected
     from mlmeter.recording import Recording
 
-# What has been read is on its way to the disk within a second, the time between two ticks included.
-PERIOD_NS = 750_000_000
+# The thread writes when the sampler has booked what is new, which it does within a second: what has been read
+# is on its way to the disk then. Not more often than that; and unasked after a while, as the sampler may be
+# waiting for a read that hangs.
+PERIOD_NS = 700_000_000
+PATIENCE_NS = 300_000_000
 # A disk that is full is tried again; a slow one is not waited for at the end of a session.
 FIRST_RETRY_NS, LAST_RETRY_NS = 5_000_000_000, 300_000_000_000
 LONGEST_WAIT_SECONDS = 5.0
@@ -68,6 +73,7 @@ class LiveJournal:
         # Where a reader of the file can begin, and up to when everything is before it.
         self._boundaries: deque[tuple[int, Boundary]] = deque()
         self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
+        self._wake = Wake()
         # Whether the session has ended, and whether who ended it has taken the file, or waits no more.
         self._ended, self._left = threading.Event(), threading.Event()
         # The whole session, if its end has not waited for the disk.
@@ -75,8 +81,8 @@ class LiveJournal:
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
 
-    def begin(self) -> None:
-        """Start the thread if none is alive; called at each tick, as something may have ended the first."""
+    def keep_up(self) -> None:
+        """Let the thread write if it is time to; another one if something has ended the first."""
         if self._ended.is_set() or not self._beginning.acquire(blocking=False):
             return
         try:
@@ -86,11 +92,18 @@ class LiveJournal:
             self._tell(error)
         finally:
             self._beginning.release()
+        if self._session.sampler.clock.now_ns() >= self._due_ns:
+            self._wake.set()
 
     def leave(self) -> None:
         """End the thread of a session that nobody will end."""
-        self._ended.set()
+        self._end()
         self._left.set()
+
+    def _end(self) -> None:
+        """Let the thread write no more."""
+        self._ended.set()
+        self._wake.set()
 
     @property
     def windows(self) -> int:
@@ -98,11 +111,12 @@ class LiveJournal:
         return 0 if self._written is None else self._written.windows.windows
 
     def _run(self) -> None:
-        sampler = self._session.sampler
-        while not self._ended.wait(max(0, self._due_ns - sampler.clock.now_ns()) * 1e-9):
-            started_ns = time.thread_time_ns()
+        sampler, clock, spent = self._session.sampler, self._session.sampler.clock, ThreadTime()
+        while not self._ended.is_set():
+            clock.wait(self._wake, (self._due_ns + PATIENCE_NS - clock.now_ns()) * 1e-9)
+            self._wake.clear()
             self.tick()
-            sampler.add_cost(time.thread_time_ns() - started_ns)
+            sampler.add_cost(spent.piece_ns())
         self._left.wait()
         with self._lock, contextlib.suppress(Exception):
             if self._file is not None and self._late is not None:
@@ -151,7 +165,7 @@ class LiveJournal:
         Args:
             recording: the whole session.
         """
-        self._ended.set()
+        self._end()
         try:
             if not self._lock.acquire(timeout=LONGEST_WAIT_SECONDS):
                 # The thread writes it when the disk comes back, if the program is still there then.

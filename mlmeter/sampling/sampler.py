@@ -34,9 +34,10 @@ from mlmeter.sampling.watched_thread import WatchedThread
 
 DEFAULT_PERIOD_SECONDS = 0.1
 _DEFAULT_PERIOD_NS = round(DEFAULT_PERIOD_SECONDS * 1e9)
-# How long readings may wait in the queue. To book each at once would cost the program several times as
-# much: whatever has not run for a tenth of a second has left the processor's caches.
-BOOKING_NS = 1_000_000_000
+# How long readings may wait in the queue, after which meters write their journals: within a second. To book
+# each at once would cost the program several times as much: whatever has not run for a tenth of a second has
+# left the processor's caches.
+BOOKING_NS = 980_000_000
 
 logger = logging.getLogger("mlmeter")
 
@@ -329,8 +330,8 @@ class Sampler(RowAccess):
             self.poll(spent)
         now = self._now_ns()
         if now >= deadline_ns:
-            # A tick may come a little early.
-            booking = now - self._booked_ns > BOOKING_NS - self._period_ns // 2
+            # At the last tick at which it is not too late.
+            booking = now + self._period_ns - self._booked_ns > BOOKING_NS
             self._read_all(polled_too=poll_ns == NEVER_NS, resting_too=False)
             used_ns = spent.piece_ns()
             # That only: all else there is less of in shorter rounds.

@@ -189,6 +189,31 @@ def test_disk_that_hangs_keeps_nobody(tmp_path: Path, monkeypatch: pytest.Monkey
     assert loaded.recording.windows == meter.session.recording.windows
 
 
+def test_journal_is_written_while_a_read_hangs(tmp_path: Path) -> None:
+    """The sampler's thread asks for it as a rule; what has been closed meanwhile is not lost with it."""
+    hangs, comes_back = threading.Event(), threading.Event()
+
+    class Hanging(FakeBackend):
+        def read(self) -> Sequence[Reading | Failure]:
+            if self.reads > 3:
+                hangs.set()
+                assert comes_back.wait(LONG_SECONDS)
+            return super().read()
+
+    # Not read at the edges of windows.
+    domain = fake_domain(update_period_seconds=0.1, cheap_read=False)
+    backend = Hanging([domain], [lambda now: now // 10], MonotonicClock())
+    sampler = Sampler(read_limit_seconds=LONG_SECONDS)
+    meter = EnergyMeter(backends=[backend], sampler=sampler, period_seconds=0.01, output_dir=tmp_path)
+    with meter:
+        assert hangs.wait(LONG_SECONDS)
+        with meter.window("meanwhile"):
+            pass
+        journal = meter.recorder._journal  # type: ignore[attr-defined]
+        wait_until(lambda: journal.windows == 1)
+        comes_back.set()
+
+
 def test_removed_directory_is_told_and_made_again(
     meter: EnergyMeter, clock: FakeClock, tmp_path: Path
 ) -> None:

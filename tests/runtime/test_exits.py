@@ -25,7 +25,7 @@ from mlmeter.clock import MonotonicClock
 from mlmeter.journal import live_journal
 from mlmeter.testing import FakeBackend
 
-live_journal.PERIOD_NS = 1_000_000
+live_journal.PERIOD_NS, live_journal.PATIENCE_NS = 1_000_000, 0
 # A shell lets programs in the background ignore it, and the tests may be one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

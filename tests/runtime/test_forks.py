@@ -314,7 +314,7 @@ JOURNALLED = """
 import gc
 from mlmeter.journal import live_journal
 
-live_journal.PERIOD_NS = 1_000_000
+live_journal.PERIOD_NS, live_journal.PATIENCE_NS = 1_000_000, 0
 
 def acknowledged(count):
     while meter.recorder._journal.windows < count:
@@ -359,7 +359,7 @@ def test_a_child_leaves_the_journal_of_its_parent_alone(tmp_path: Path) -> None:
 IN_SQLITE = """
 from mlmeter.journal import live_journal
 
-live_journal.PERIOD_NS = 1_000_000
+live_journal.PERIOD_NS, live_journal.PATIENCE_NS = 1_000_000, 0
 live_journal.LONGEST_WAIT_AT_FORK_SECONDS = 60
 write = live_journal.JournalFile.write
 inside = threading.Event()
