@@ -39,9 +39,13 @@ HALF_WIDTH_PERCENT = 0.5
 LARGEST_PERCENT, LARGEST_HIGH_PERCENT = 0.5, 1.0
 
 
-def one_round(benches: list[Bench], metered: Metering, order: random.Random) -> None:
+def one_round(
+    benches: list[Bench], metered: Metering, order: random.Random, *, first_minutes: bool = False
+) -> None:
     """Run each load once, in an order drawn anew."""
     for bench in order.sample(benches, len(benches)):
+        if first_minutes:
+            metered.begin_anew()
         bench.rounds.append(metered.round(bench, order))
 
 
@@ -61,11 +65,11 @@ def measure(
     benches: list[Bench], metered: Metering, order: random.Random, arguments: argparse.Namespace
 ) -> int:
     """Run rounds until the intervals are narrow enough, by the spread of the first; return how many."""
-    begin = time.monotonic()
+    begin, young = time.monotonic(), arguments.first_minutes
     first = arguments.rounds or FIRST_ROUNDS
     for number in range(first):
         note(f"round {number + 1} of {first}")
-        one_round(benches, metered, order)
+        one_round(benches, metered, order, first_minutes=young)
     if arguments.rounds:
         return first
     effects = [bench.effects("wall_seconds", "effect") for bench in benches]
@@ -73,7 +77,7 @@ def measure(
     possible = int(first * arguments.minutes * 60 / (time.monotonic() - begin))
     for number in range(first, min(needed, possible)):
         note(f"round {number + 1} of {min(needed, possible)} ({needed} needed)")
-        one_round(benches, metered, order)
+        one_round(benches, metered, order, first_minutes=young)
     return needed
 
 
@@ -171,8 +175,11 @@ def stolen_ticks() -> int:
     return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
 
 
-def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
+def report(
+    benches: list[Bench], needed: int, seed: int, condition: str, *, first_minutes: bool = False
+) -> str:
     """Return the whole result as Markdown."""
+    title = "# What metering costs a training loop"
     count = len(benches[0].rounds)
     short = "" if count >= needed else f" {needed} would be needed for {HALF_WIDTH_PERCENT} %."
     method = (
@@ -183,7 +190,7 @@ def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
     )
     return "\n".join(
         [
-            "# What metering costs a training loop",
+            f"{title} in the first minutes of its process" if first_minutes else title,
             "",
             f"{machine(seed)} {condition}",
             "",
@@ -205,6 +212,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, less than a minute")
+    parser.add_argument("--first-minutes", action="store_true", help="of a process that stays new")
     parser.add_argument("--rounds", type=int, help="so many; default: as many as the interval needs")
     parser.add_argument("--minutes", type=float, default=30.0, help="no new rounds after that")
     steps = ",".join(map(str, STEP_MILLISECONDS))
@@ -232,10 +240,11 @@ def main() -> None:
         for name in arguments.loads.split(",")
     ]
     with metering() as metered:
-        let_it_learn(benches, metered, fully=not arguments.quick)
+        let_it_learn(benches, metered, fully=not (arguments.quick or arguments.first_minutes))
         needed = measure(benches, metered, random.Random(seed), arguments)
     note("")
-    text = report(benches, needed, seed, conditions(load, stolen, begin))
+    condition = conditions(load, stolen, begin)
+    text = report(benches, needed, seed, condition, first_minutes=arguments.first_minutes)
     print(text)
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

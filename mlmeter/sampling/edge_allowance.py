@@ -15,7 +15,7 @@ SHORTEST_REST_NS = 250_000_000
 MOST_SPENT_NS = 50_000
 # Where there are more than two hundred edges a second, no more than one of two hundred may take longer than
 # this: with what a window costs beside its reads, 99 of 100 are entered and left within 50 us.
-LATE_NS = 25_000
+LATE_NS = 35_000
 EDGES_PER_LATE = 200
 DENSE_GAP_NS = 5_000_000
 # The first reads after a rest find the processor's caches cold, and are late.

@@ -2,84 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from mlmeter.backends.base import Backend
 from mlmeter.backends.rapl import RaplBackend
-from mlmeter.errors import BackendUnavailableError
-from mlmeter.measurement import Domain, Failure, Provenance, Reading
+from mlmeter.measurement import Domain, Provenance
 from tests.backends import powercap_tree as trees
-from tests.backends.powercap_tree import PowercapTree, Zone, build_tree
+from tests.backends.powercap_tree import Zone, build_tree
+from tests.backends.rapl_on_a_tree import ONE_PACKAGE, OpenBackend, deny, names_of, refusal_of, values_of
 
-ONE_PACKAGE = (Zone("intel-rapl:0", "package-0", 5_000_000),)
 LAYOUTS = ("class_root", "device_root", "control_root")
-
-OpenBackend = Callable[..., tuple[RaplBackend, list[Domain]]]
-
-
-@pytest.fixture
-def open_backend(tmp_path: Path) -> Iterator[OpenBackend]:
-    """Open a backend on a tree and close it after the test."""
-    opened: list[RaplBackend] = []
-
-    def open_tree(tree: PowercapTree, layout: str = "class_root") -> tuple[RaplBackend, list[Domain]]:
-        backend = RaplBackend(getattr(tree, layout), cpuinfo=tree.cpuinfo)
-        opened.append(backend)
-        return backend, list(backend.open())
-
-    yield open_tree
-    for backend in opened:
-        backend.close()
-
-
-def _names(domains: Sequence[Domain]) -> list[str]:
-    return [domain.name for domain in domains]
-
-
-def _values(backend: RaplBackend, domains: Sequence[Domain]) -> dict[str, int]:
-    items = backend.read()
-    assert all(isinstance(item, Reading) for item in items)
-    return {domains[item.position].name: item.value for item in items if isinstance(item, Reading)}
-
-
-def _refusal(backend: RaplBackend) -> BackendUnavailableError:
-    with pytest.raises(BackendUnavailableError) as caught:
-        backend.open()
-    assert caught.value.backend == "rapl"
-    assert caught.value.reason
-    assert caught.value.remedy
-    return caught.value
-
-
-def _only(backend: RaplBackend) -> Reading | Failure:
-    (item,) = backend.read()
-    return item
-
-
-def _deny(mocker: MockerFixture, tree: PowercapTree, *labels: str) -> None:
-    """Refuse to open the counters of these zones, as the kernel does for users (root ignores modes)."""
-    real_open = os.open
-    denied = {os.path.realpath(tree.energy_file(label)) for label in labels}
-
-    def guarded(path: str, flags: int, mode: int = 0o777, **options: int) -> int:
-        if os.path.realpath(path) in denied:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return real_open(path, flags, mode, **options)
-
-    mocker.patch("mlmeter.backends.rapl.os.open", side_effect=guarded)
 
 
 # --- layouts ----------------------------------------------------------------------------------
@@ -133,8 +74,8 @@ def test_each_zone_is_one_domain_with_its_own_counter(
 ) -> None:
     """Whatever the index and the layout, a domain is named by its package and reads its zone, once."""
     backend, domains = open_backend(build_tree(tmp_path, zones), layout)
-    assert _names(domains) == list(expected)
-    assert _values(backend, domains) == {name: joules * 1_000_000 for name, joules in expected.items()}
+    assert names_of(domains) == list(expected)
+    assert values_of(backend, domains) == {name: joules * 1_000_000 for name, joules in expected.items()}
     assert backend.unreadable == ()
     assert backend.notes == ()
 
@@ -144,8 +85,8 @@ def test_more_than_ten_packages_stand_in_the_order_of_their_numbers(
 ) -> None:
     """Package 10 comes after package 9, not after package 1."""
     backend, domains = open_backend(build_tree(tmp_path, trees.TEN_SOCKETS))
-    assert _names(domains) == [f"package-{number}" for number in range(11)]
-    assert list(_values(backend, domains).values()) == [91_000_000 + number for number in range(11)]
+    assert names_of(domains) == [f"package-{number}" for number in range(11)]
+    assert list(values_of(backend, domains).values()) == [91_000_000 + number for number in range(11)]
 
 
 def test_kinds_and_what_is_counted(tmp_path: Path, open_backend: OpenBackend) -> None:
@@ -232,14 +173,14 @@ def test_without_cpuinfo_the_model_is_unknown(tmp_path: Path, open_backend: Open
 def test_the_mmio_twin_of_a_zone_is_dropped(tmp_path: Path, open_backend: OpenBackend, layout: str) -> None:
     """Of two zones with one name that of the MSR interface is read, whatever their indices."""
     backend, domains = open_backend(build_tree(tmp_path, trees.MMIO_DUPLICATE), layout)
-    assert _names(domains) == ["package-0", "core-0", "uncore-0", "dram-0", "psys"]
-    assert _values(backend, domains)["package-0"] == 11_000_000
+    assert names_of(domains) == ["package-0", "core-0", "uncore-0", "dram-0", "psys"]
+    assert values_of(backend, domains)["package-0"] == 11_000_000
 
 
 def test_mmio_zones_without_a_twin_are_read(tmp_path: Path, open_backend: OpenBackend) -> None:
     """Where only the mmio interface exists, it is the source."""
     backend, domains = open_backend(build_tree(tmp_path, trees.MMIO_ALONE))
-    assert _values(backend, domains) == {"package-0": 41_000_000, "dram-0": 42_000_000}
+    assert values_of(backend, domains) == {"package-0": 41_000_000, "dram-0": 42_000_000}
 
 
 def test_a_readable_twin_replaces_an_unreadable_zone(
@@ -247,9 +188,9 @@ def test_a_readable_twin_replaces_an_unreadable_zone(
 ) -> None:
     """A package that can be read one way is metered and not listed as unreadable."""
     tree = build_tree(tmp_path, [*ONE_PACKAGE, Zone("intel-rapl-mmio:0", "package-0", 5_000_100)])
-    _deny(mocker, tree, "intel-rapl:0")
+    deny(mocker, tree, "intel-rapl:0")
     backend, domains = open_backend(tree)
-    assert _values(backend, domains) == {"package-0": 5_000_100}
+    assert values_of(backend, domains) == {"package-0": 5_000_100}
     assert backend.unreadable == ()
 
 
@@ -257,7 +198,7 @@ def test_mirrored_dies_of_amd_are_read_once(tmp_path: Path, open_backend: OpenBa
     """Two AMD dies with one counter are one domain: energy is not doubled, and this is said."""
     tree = build_tree(tmp_path, trees.MULTI_DIE_MIRRORED, cpuinfo=trees.AMD_CPUINFO)
     backend, domains = open_backend(tree)
-    assert _names(domains) == ["package-0-die-0", "core-0-die-0"]
+    assert names_of(domains) == ["package-0-die-0", "core-0-die-0"]
     (note,) = backend.notes
     assert "package-0-die-1 shows the counter of package-0-die-0" in note
 
@@ -266,13 +207,13 @@ def test_four_mirrored_dies_are_read_once(tmp_path: Path, open_backend: OpenBack
     """Dies are compared with the one that is kept, however many there are."""
     zones = [Zone(f"intel-rapl:{die}", f"package-0-die-{die}", 7_000_000 + die) for die in range(4)]
     _, domains = open_backend(build_tree(tmp_path, zones, cpuinfo=trees.AMD_CPUINFO))
-    assert _names(domains) == ["package-0-die-0"]
+    assert names_of(domains) == ["package-0-die-0"]
 
 
 def test_dies_with_counters_of_their_own_are_kept(tmp_path: Path, open_backend: OpenBackend) -> None:
     """AMD dies whose counters differ are different dies."""
     _, domains = open_backend(build_tree(tmp_path, trees.MULTI_DIE_REAL, cpuinfo=trees.AMD_CPUINFO))
-    assert "package-0-die-1" in _names(domains)
+    assert "package-0-die-1" in names_of(domains)
 
 
 def test_dies_of_intel_are_kept_even_if_their_counters_are_equal(
@@ -280,20 +221,20 @@ def test_dies_of_intel_are_kept_even_if_their_counters_are_equal(
 ) -> None:
     """Intel's dies have true counters (Cascade Lake-AP), so equality is chance."""
     _, domains = open_backend(build_tree(tmp_path, trees.MULTI_DIE_MIRRORED, cpuinfo=trees.INTEL_CPUINFO))
-    assert _names(domains)[::2] == ["package-0-die-0", "package-0-die-1"]
+    assert names_of(domains)[::2] == ["package-0-die-0", "package-0-die-1"]
 
 
 def test_sockets_with_equal_counters_are_no_mirrors(tmp_path: Path, open_backend: OpenBackend) -> None:
     """Only dies of one package can mirror each other."""
     zones = [replace(zone, energy_uj=7_000_000) for zone in trees.AMD_TWO_SOCKETS]
     _, domains = open_backend(build_tree(tmp_path, zones, cpuinfo=trees.AMD_CPUINFO))
-    assert _names(domains) == ["package-0", "core-0", "package-1", "core-1"]
+    assert names_of(domains) == ["package-0", "core-0", "package-1", "core-1"]
 
 
 def test_counters_at_zero_are_opened(tmp_path: Path, open_backend: OpenBackend) -> None:
     """A count of 0 is a count; whether a counter moves is judged by the look, which is left out here."""
     backend, domains = open_backend(build_tree(tmp_path, trees.ALL_ZERO))
-    assert set(_values(backend, domains).values()) == {0}
+    assert set(values_of(backend, domains).values()) == {0}
     assert len(domains) == 4
 
 
@@ -301,7 +242,7 @@ def test_repeated_names_are_told_apart(tmp_path: Path, open_backend: OpenBackend
     """Names and ids differ even on a tree with two zones of one name."""
     zones = [Zone(f"intel-rapl:{index}", "psys", 1_000_000 + index) for index in range(3)]
     backend, domains = open_backend(build_tree(tmp_path, zones))
-    assert _values(backend, domains) == {"psys": 1_000_000, "psys-2": 1_000_001, "psys-3": 1_000_002}
+    assert values_of(backend, domains) == {"psys": 1_000_000, "psys-2": 1_000_001, "psys-3": 1_000_002}
     assert len({domain.id for domain in domains}) == 3
 
 
@@ -315,7 +256,7 @@ def test_zones_with_unknown_names_are_left_out_and_named(tmp_path: Path, open_ba
     """What a zone of an unknown name counts is not known, so it is not metered."""
     zones = [*ONE_PACKAGE, Zone("intel-rapl:1", "accelerator"), Zone("intel-rapl:2", "package-0-die")]
     backend, domains = open_backend(build_tree(tmp_path, zones))
-    assert _names(domains) == ["package-0"]
+    assert names_of(domains) == ["package-0"]
     assert ["'accelerator'" in backend.notes[0], "'package-0-die'" in backend.notes[1]] == [True, True]
 
 
@@ -327,7 +268,7 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     tree = build_tree(tmp_path, ONE_PACKAGE)
     monkeypatch.setenv("MLMETER_POWERCAP_ROOT", str(tree.class_root))
     backend = RaplBackend(cpuinfo=tree.cpuinfo)
-    assert _names(backend.open()) == ["package-0"]
+    assert names_of(backend.open()) == ["package-0"]
     backend.close()
 
 
@@ -336,7 +277,7 @@ def test_an_argument_precedes_the_environment(tmp_path: Path, monkeypatch: pytes
     tree = build_tree(tmp_path, ONE_PACKAGE)
     monkeypatch.setenv("MLMETER_POWERCAP_ROOT", str(tmp_path / "elsewhere"))
     backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo)
-    assert _names(backend.open()) == ["package-0"]
+    assert names_of(backend.open()) == ["package-0"]
     backend.close()
 
 
@@ -345,7 +286,7 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path, open_backe
     tree = build_tree(tmp_path, ONE_PACKAGE)
     (tree.folder("intel-rapl:0") / "intel-rapl-loop").symlink_to(tree.class_root)
     _, domains = open_backend(tree)
-    assert _names(domains) == ["package-0"]
+    assert names_of(domains) == ["package-0"]
 
 
 # --- nothing to read ---------------------------------------------------------------------------
@@ -353,7 +294,7 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path, open_backe
 
 def test_no_powercap_folder(tmp_path: Path) -> None:
     """Without the folder the error says so and what can be done."""
-    error = _refusal(RaplBackend(tmp_path / "powercap"))
+    error = refusal_of(RaplBackend(tmp_path / "powercap"))
     assert "there is no folder" in error.reason
     assert "virtual machine" in error.reason
     assert "modprobe intel_rapl_msr" in error.remedy
@@ -362,14 +303,14 @@ def test_no_powercap_folder(tmp_path: Path) -> None:
 def test_not_linux(tmp_path: Path, mocker: MockerFixture) -> None:
     """On another system the error names the system, and no Linux command."""
     mocker.patch("mlmeter.backends.rapl.sys.platform", "darwin")
-    error = _refusal(RaplBackend(tmp_path / "powercap"))
+    error = refusal_of(RaplBackend(tmp_path / "powercap"))
     assert "darwin" in error.reason
     assert "modprobe" not in error.remedy
 
 
 def test_a_folder_without_zones(tmp_path: Path) -> None:
     """An empty folder is another case than a missing one."""
-    error = _refusal(RaplBackend(tmp_path))
+    error = refusal_of(RaplBackend(tmp_path))
     assert "lists no RAPL zone" in error.reason
 
 
@@ -377,20 +318,20 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     """A wrong root is reported as what it is."""
     file = tmp_path / "file"
     file.write_text("")
-    assert "Not a directory" in _refusal(RaplBackend(file)).reason
+    assert "Not a directory" in refusal_of(RaplBackend(file)).reason
 
 
 @pytest.mark.parametrize("root", ["", "\0", "a\0b"])
 def test_a_root_that_is_no_path(root: str) -> None:
     """A root that no file system accepts is unavailable, not a crash."""
-    _refusal(RaplBackend(root))
+    refusal_of(RaplBackend(root))
 
 
 def test_masked_links(tmp_path: Path) -> None:
     """In a container whose runtime hides the devices the error says so, not "no RAPL"."""
     tree = build_tree(tmp_path, trees.CLIENT)
     tree.mask()
-    error = _refusal(RaplBackend(tree.class_root))
+    error = refusal_of(RaplBackend(tree.class_root))
     assert "hidden" in error.reason
     assert "MLMETER_POWERCAP_ROOT" in error.remedy
 
@@ -398,26 +339,26 @@ def test_masked_links(tmp_path: Path) -> None:
 def test_zones_without_counters(tmp_path: Path) -> None:
     """Zones of which only `energy_uj` is hidden are a masked tree, too."""
     tree = build_tree(tmp_path, [replace(zone, energy_uj=None) for zone in trees.CLIENT])
-    assert "hidden" in _refusal(RaplBackend(tree.class_root)).reason
+    assert "hidden" in refusal_of(RaplBackend(tree.class_root)).reason
 
 
 def test_only_unknown_names(tmp_path: Path) -> None:
     """Zones of which none is known give an error about names."""
     tree = build_tree(tmp_path, [Zone("intel-rapl:0", "accelerator")])
-    assert "is called" in _refusal(RaplBackend(tree.class_root)).reason
+    assert "is called" in refusal_of(RaplBackend(tree.class_root)).reason
 
 
 def test_garbage_in_every_counter(tmp_path: Path) -> None:
     """Counters without a number are unreadable, and the error shows what they hold."""
     tree = build_tree(tmp_path, [replace(ONE_PACKAGE[0], energy_uj="soon")])
-    assert "soon" in _refusal(RaplBackend(tree.class_root)).reason
+    assert "soon" in refusal_of(RaplBackend(tree.class_root)).reason
 
 
 def test_permission_denied(tmp_path: Path, mocker: MockerFixture) -> None:
     """Where only root may read, the error names the rule, the page and the estimate."""
     tree = build_tree(tmp_path, trees.UNREADABLE)
-    _deny(mocker, tree, *(zone.label for zone in trees.UNREADABLE))
-    error = _refusal(RaplBackend(tree.class_root))
+    deny(mocker, tree, *(zone.label for zone in trees.UNREADABLE))
+    error = refusal_of(RaplBackend(tree.class_root))
     assert "energy_uj of intel-rapl:0 (package-0): Permission denied" in error.reason
     assert "4 zones" in error.reason
     assert "udev rule" in error.remedy
@@ -430,9 +371,9 @@ def test_what_can_be_read_is_read_and_the_rest_is_listed(
 ) -> None:
     """With access to DRAM only, DRAM is metered and each package is listed with a remedy."""
     tree = build_tree(tmp_path, trees.DRAM_ONLY_READABLE)
-    _deny(mocker, tree, "intel-rapl:0", "intel-rapl:1")
+    deny(mocker, tree, "intel-rapl:0", "intel-rapl:1")
     backend, domains = open_backend(tree)
-    assert _values(backend, domains) == {"dram-0": 22_000_000, "dram-1": 24_000_000}
+    assert values_of(backend, domains) == {"dram-0": 22_000_000, "dram-1": 24_000_000}
     assert [(entry.source, entry.kinds) for entry in backend.unreadable] == [("rapl", ("cpu",))] * 2
     assert "package-1" in backend.unreadable[1].reason
     assert "udev rule" in backend.unreadable[1].remedy
@@ -479,248 +420,3 @@ def test_modes_are_obeyed_for_an_ordinary_user(zones: Sequence[Zone], expected: 
         )
     assert result.stdout.startswith(expected)
     assert "Permission denied" in result.stdout
-
-
-# --- reading -----------------------------------------------------------------------------------
-
-
-def test_readings_carry_the_times_before_and_after(tmp_path: Path) -> None:
-    """Each read call is between two time stamps, of which it shares one with the next call."""
-    tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
-    ticks = itertools.count(1_000)
-    backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo, now_ns=lambda: next(ticks))
-    backend.open()
-    start = next(ticks) + 1
-    items = backend.read()
-    assert items == [
-        Reading(position, value, start + position, start + position + 1)
-        for position, value in enumerate([21_000_000, 22_000_000, 23_000_000, 24_000_000])
-    ]
-    backend.close()
-
-
-def test_a_changed_counter_is_seen_through_the_kept_descriptor(
-    tmp_path: Path, open_backend: OpenBackend, mocker: MockerFixture
-) -> None:
-    """Reads open no file, and see the value of the moment."""
-    tree = build_tree(tmp_path, ONE_PACKAGE)
-    backend, domains = open_backend(tree)
-    opener = mocker.patch("mlmeter.backends.rapl.os.open")
-    tree.energy_file("intel-rapl:0").write_bytes(b"6000000\n")
-    assert _values(backend, domains) == {"package-0": 6_000_000}
-    opener.assert_not_called()
-
-
-@pytest.mark.parametrize("text", [b"0000000005000000\n", b"5000000", b" 5000000 \n", b"5000000\n"])
-def test_padded_numbers_are_numbers(tmp_path: Path, open_backend: OpenBackend, text: bytes) -> None:
-    """Leading zeros, blanks and a missing line end (files of Scaphandre) do not matter."""
-    backend, domains = open_backend(build_tree(tmp_path, [replace(ONE_PACKAGE[0], energy_uj=text)]))
-    assert _values(backend, domains) == {"package-0": 5_000_000}
-
-
-@pytest.mark.parametrize("text", [b"", b"\n", b"soon\n", b"-5\n", b"50000", b"9" * 31 + b"\n", b"\xff\0\n"])
-def test_content_that_is_no_whole_number_is_a_passing_failure(
-    tmp_path: Path, open_backend: OpenBackend, text: bytes
-) -> None:
-    """Garbage, nothing and a number cut short (no line end any more) are failures, never values."""
-    tree = build_tree(tmp_path, ONE_PACKAGE)
-    backend, _ = open_backend(tree)
-    file = tree.energy_file("intel-rapl:0")
-    file.write_bytes(text)
-    for _ in range(3):
-        failure = _only(backend)
-        assert isinstance(failure, Failure)
-        assert failure.lost is False
-        assert str(tree.class_root) in failure.reason
-    file.write_bytes(b"7000000\n")
-    reading = _only(backend)
-    assert isinstance(reading, Reading)
-    assert reading.value == 7_000_000
-
-
-@pytest.mark.parametrize(
-    ("number", "lost"),
-    [
-        (errno.EIO, False),
-        (errno.ENODATA, False),
-        (errno.EAGAIN, False),
-        (errno.ENODEV, True),
-        (errno.ENOENT, True),
-        (errno.ESTALE, True),
-    ],
-    ids=lambda value: errno.errorcode.get(value, str(value)),
-)
-def test_a_failed_read_says_whether_the_device_is_gone(
-    tmp_path: Path, open_backend: OpenBackend, mocker: MockerFixture, number: int, lost: bool
-) -> None:
-    """Errors of a read are passing, those that say that the device is gone are not."""
-    backend, domains = open_backend(build_tree(tmp_path, ONE_PACKAGE))
-    error = OSError(number, os.strerror(number))
-    real_pread = os.pread
-    mocker.patch("mlmeter.backends.rapl.os.pread", side_effect=error)
-    failure = _only(backend)
-    assert isinstance(failure, Failure)
-    assert (failure.position, failure.lost) == (0, lost)
-    assert os.strerror(number) in failure.reason
-    mocker.patch("mlmeter.backends.rapl.os.pread", side_effect=real_pread)
-    assert _values(backend, domains) == {"package-0": 5_000_000}
-
-
-def test_other_zones_are_read_when_one_fails(tmp_path: Path, open_backend: OpenBackend) -> None:
-    """One counter with garbage does not keep the others from being read, in their places."""
-    tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
-    backend, _ = open_backend(tree)
-    tree.energy_file("intel-rapl:0:0").write_bytes(b"soon\n")
-    items = backend.read()
-    assert [type(item) for item in items] == [Reading, Failure, Reading, Reading]
-    assert [item.position for item in items] == [0, 1, 2, 3]
-
-
-def test_a_zone_that_is_removed_is_lost_until_it_comes_back(
-    tmp_path: Path, open_backend: OpenBackend
-) -> None:
-    """After a failure the file is opened anew: gone means lost, back again means read."""
-    tree = build_tree(tmp_path, ONE_PACKAGE)
-    backend, domains = open_backend(tree)
-    file = tree.energy_file("intel-rapl:0")
-    file.write_bytes(b"")
-    first = _only(backend)
-    file.unlink()
-    second = _only(backend)
-    assert isinstance(first, Failure)
-    assert isinstance(second, Failure)
-    assert (first.lost, second.lost) == (False, True)
-    file.write_bytes(b"8000000\n")
-    assert _values(backend, domains) == {"package-0": 8_000_000}
-
-
-def test_a_permission_that_is_taken_away_is_a_passing_failure(
-    tmp_path: Path, open_backend: OpenBackend, mocker: MockerFixture
-) -> None:
-    """After a reload of the module the files are closed again; udev may still open them."""
-    tree = build_tree(tmp_path, ONE_PACKAGE)
-    backend, _ = open_backend(tree)
-    tree.energy_file("intel-rapl:0").write_bytes(b"")
-    backend.read()
-    _deny(mocker, tree, "intel-rapl:0")
-    failure = _only(backend)
-    assert isinstance(failure, Failure)
-    assert failure.lost is False
-    assert "Permission denied" in failure.reason
-
-
-def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
-    """A tree in which a counter is a pipe is unreadable, at once."""
-    tree = build_tree(tmp_path, [replace(ONE_PACKAGE[0], energy_uj=None)])
-    os.mkfifo(tree.energy_file("intel-rapl:0"))
-    assert "Illegal seek" in _refusal(RaplBackend(tree.class_root)).reason
-
-
-# --- closing -----------------------------------------------------------------------------------
-
-
-def _open_descriptors(folder: Path) -> int:
-    """Count what this process has open below a folder; other threads open and close files, too."""
-    links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
-    return sum(target.startswith(f"{folder.resolve()}/") for target in links)
-
-
-def test_close_twice_leaves_nothing_open_and_nothing_to_read(tmp_path: Path) -> None:
-    """Closing is idempotent, frees every descriptor, and a later read is empty."""
-    tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
-    backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo)
-    backend.open()
-    assert _open_descriptors(tmp_path) == 4
-    backend.close()
-    backend.close()
-    assert backend.read() == []
-    assert _open_descriptors(tmp_path) == 0
-
-
-def test_failures_leak_no_descriptors(tmp_path: Path, open_backend: OpenBackend) -> None:
-    """However often a counter fails and comes back, it has one descriptor at most."""
-    tree = build_tree(tmp_path, ONE_PACKAGE)
-    backend, _ = open_backend(tree)
-    for text in (b"", b"1\n") * 20:
-        tree.energy_file("intel-rapl:0").write_bytes(text)
-        backend.read()
-        backend.read()
-    assert _open_descriptors(tmp_path) == 1
-
-
-def test_a_read_under_way_survives_close(tmp_path: Path, mocker: MockerFixture) -> None:
-    """A thread that is in `read` when another one closes the backend gets its readings."""
-    tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
-    backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo)
-    backend.open()
-    real_pread = os.pread
-
-    def closing_pread(descriptor: int, length: int, offset: int) -> bytes:
-        backend.close()
-        return real_pread(descriptor, length, offset)
-
-    mocker.patch("mlmeter.backends.rapl.os.pread", side_effect=closing_pread)
-    items = backend.read()
-    assert [type(item) for item in items] == [Reading] * 4
-
-
-def test_it_can_be_opened_again(tmp_path: Path, open_backend: OpenBackend) -> None:
-    """A second `open` finds what is there then."""
-    tree = build_tree(tmp_path, trees.SERVER_TWO_SOCKETS)
-    backend, _ = open_backend(tree)
-    tree.energy_file("intel-rapl:1").unlink()
-    assert _names(backend.open()) == ["package-0", "dram-0", "dram-1"]
-    assert len(backend.unreadable) == 1
-
-
-def test_reading_before_open_gives_nothing(tmp_path: Path) -> None:
-    """There is nothing to read before `open`."""
-    assert RaplBackend(tmp_path).read() == []
-
-
-# --- whatever the files hold ------------------------------------------------------------------
-
-_NAMES = st.one_of(
-    st.binary(max_size=200),
-    st.sampled_from([b"package-0\n", b"package-0-die-1\n", b"core\n", b"dram\n", b"psys\n", b"package-\n"]),
-)
-_NUMBERS = st.one_of(st.binary(max_size=60), st.integers().map(lambda number: b"%d\n" % number))
-_FILES = st.lists(st.tuples(_NAMES, _NUMBERS, _NUMBERS, _NUMBERS), min_size=1, max_size=5)
-
-
-# A die that repeats another and has itself a folder that calls itself a die.
-_MIRROR_IN_A_MIRROR = [(b"package-0-die-1", b"0", b"", b"")] * 2 + [
-    (b"", b"", b"", b""),
-    (b"package-0", b"0", b"", b""),
-]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@example(files=_MIRROR_IN_A_MIRROR, later=b"", is_amd=True)
-@given(files=_FILES, later=_NUMBERS, is_amd=st.booleans())
-def test_whatever_the_files_hold_nothing_but_unavailable_is_raised(
-    files: list[tuple[bytes, bytes, bytes, bytes]], later: bytes, is_amd: bool
-) -> None:
-    """Arbitrary bytes in every file give domains with distinct names or one error; reads never raise."""
-    with tempfile.TemporaryDirectory() as name:
-        zones = [
-            Zone(
-                ("intel-rapl:0", "intel-rapl:0:0", "intel-rapl:1", "intel-rapl-mmio:0", "intel-rapl:2")[i],
-                *file,
-            )
-            for i, file in enumerate(files)
-        ]
-        tree = build_tree(Path(name), zones, cpuinfo=trees.AMD_CPUINFO if is_amd else trees.INTEL_CPUINFO)
-        backend = RaplBackend(tree.class_root, cpuinfo=tree.cpuinfo)
-        try:
-            domains = backend.open()
-        except BackendUnavailableError:
-            return
-        first = backend.read()
-        assert all(isinstance(item, Reading) and 0 <= item.value < 2**63 for item in first)
-        for zone in zones:
-            tree.energy_file(zone.label).write_bytes(later)
-        for items in (first, backend.read(), backend.read()):
-            assert [item.position for item in items] == list(range(len(domains)))
-        assert len({domain.name for domain in domains}) == len(domains)
-        backend.close()

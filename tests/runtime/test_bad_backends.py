@@ -22,11 +22,6 @@ from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_m
 from tests.runtime.waiting import LONG_SECONDS, wait_until
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 class Odd(FakeBackend):
     """A second backend, of whose `open` and `read` a test decides."""
 

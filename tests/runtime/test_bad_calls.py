@@ -20,11 +20,6 @@ from tests.runtime.waiting import LONG_SECONDS
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def released() -> Iterator[threading.Event]:
     """What hanging calls wait for."""
     event = threading.Event()

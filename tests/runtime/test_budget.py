@@ -16,11 +16,6 @@ from mlmeter.testing import FakeBackend, FakeClock, advance, fake_domain, fake_m
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def meter(clock: FakeClock) -> EnergyMeter:
     """100 W."""
     return fake_meter(FakeBackend.with_power(clock, 100.0), clock=clock)

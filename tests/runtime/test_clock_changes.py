@@ -19,11 +19,6 @@ DAY = 86_400.0
 HOUR = 3_600.0
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def messages(meter: EnergyMeter, kind: str) -> list[str]:
     events = meter.session.events()
     return list(events.loc[events["kind"] == kind, "message"])

@@ -16,11 +16,6 @@ from mlmeter.testing import FakeBackend, FakeClock, fake_meter
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def meter(clock: FakeClock) -> EnergyMeter:
     """A meter of one 100 W counter."""
     return fake_meter(FakeBackend.with_power(clock, watts=100), clock=clock)

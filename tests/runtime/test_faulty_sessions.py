@@ -22,11 +22,6 @@ MOST_SECONDS = 60.0
 MOST_BYTES = 1 << 30
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def check_sums(session: Session, domain: str) -> None:
     """No window has less than nothing, and together they have what the session has."""
     total = session.total().energy_joules

@@ -11,11 +11,6 @@ from mlmeter.testing import FakeClock, advance, fake_meter
 from tests.backends.fake_nvml import FIELDS_CALL, FakeGpu, FakeNvml
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def gpu_meter(clock: FakeClock) -> EnergyMeter:
     return fake_meter(NvmlBackend(visible_devices=None, now_ns=clock.now_ns), clock=clock)
 

@@ -16,11 +16,6 @@ from mlmeter.testing import FakeClock, advance, fake_meter
 from tests.backends.fake_nvml import ENERGY_FIELD, FIELDS_CALL, FakeGpu, FakeNvml, gpu_uuid
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def gpu_meter(clock: FakeClock, **environment: str | None) -> EnergyMeter:
     """A meter of the GPUs that CUDA_VISIBLE_DEVICES shows."""
     return fake_meter(NvmlBackend(now_ns=clock.now_ns, **environment), clock=clock)  # type: ignore[arg-type]

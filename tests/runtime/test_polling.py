@@ -20,11 +20,6 @@ from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, fake_domai
 POLL_CPU_NS = 20_000
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(autouse=True)
 def cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the thread's CPU time finds that a little has passed."""

@@ -28,11 +28,6 @@ WATTS = 100.0
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def times(clock: FakeClock) -> FakeTimes:
     return FakeTimes(clock, cpus=4)
 

@@ -19,11 +19,6 @@ STEP_SECONDS = 0.01
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def meter(clock: FakeClock) -> EnergyMeter:
     """A meter of a GPU of 200 W."""
     return fake_meter(simulated_gpu(clock, phase=0.5), clock=clock)

@@ -19,11 +19,6 @@ from mlmeter.sampling.thread_time import ThreadTime
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def source_of(backend: FakeBackend | SimulatedBackend) -> Source:
     """Return an opened source."""
     return Source.of(backend, backend.open())

@@ -33,11 +33,6 @@ def notes(meter: EnergyMeter) -> list[str]:
     return [text for text in events.loc[events["kind"] == "note", "message"] if "one call takes" in text]
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def gpu_meter(clock: FakeClock, period_seconds: float | None = None) -> EnergyMeter:
     backend = NvmlBackend(now_ns=clock.now_ns)
     return EnergyMeter(

@@ -22,11 +22,6 @@ from tests.runtime.waiting import LONG_SECONDS, wait_until
 CHEAP_SECONDS = 10e-6
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 class Delayed(FakeBackend):
     """A counter of 100 W that claims to be cheap; a test says how long each read takes."""
 

@@ -224,11 +224,6 @@ def test_a_window_that_two_threads_close_is_recorded_once(clock: FakeClock) -> N
     assert len(meter.session.recording.windows) == 1
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.mark.usefixtures("often")
 def test_labels_that_threads_use_first_at_the_same_time() -> None:
     """A label has one number, whoever uses it first, and the table has its name at that place."""
