@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # How much of the past the result of one window takes into account.
 CONTEXT_PERIODS = 100
 # Longest time between two ticks of a session that is written while it runs.
-JOURNAL_SECONDS = 0.5
+JOURNAL_SECONDS = 0.46
 # So many closed windows are put away at once, those of a quiet program with what is read.
 MANY_PENDING = 1_000
 FORKED = "this process was forked from the one that is metered, whose session has its energy"

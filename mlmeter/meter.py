@@ -89,7 +89,7 @@ class EnergyMeter(WindowMethods):
         scope: ``"machine"``: energies are those of the whole machine. ``"process"``: those of this
             process and its children, also finished ones, by their share of CPU time and their use
             of GPUs; `Session.shares` tells what others used and what idling took.
-        period_seconds: longest time between two readings of a counter; None for 0.1 s, or up to 0.24 s where
+        period_seconds: longest time between two readings of a counter; None for 0.1 s, or up to 0.23 s where
             waking a thread and reading takes more than 0.1 ms of CPU time, as in a nested virtual machine.
         power_sampling: who reads devices that show their power only. ``"thread"``: the sampler's
             thread. ``"process"``: a process of its own (Linux), which no extension that holds

@@ -189,7 +189,8 @@ class Window:
         rules = {unit: count for unit, count in given.items() if callable(count)}
         fixed = {unit: count for unit, count in given.items() if not callable(count)}
         check_counts(fixed)
-        return metered(function, lambda: Window(origin, name, phase, fixed), rules)
+        # No units are None: each call has a dictionary of its own.
+        return metered(function, lambda: Window(origin, name, phase, fixed or None), rules)
 
     def add(self, **units: float) -> None:
         """Count more work done in this window, such as ``window.add(tokens=17)``.

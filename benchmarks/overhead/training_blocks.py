@@ -150,10 +150,6 @@ class Metering:
         """Whether the meter may still spend more on looks than later."""
         return self._sampler.learning
 
-    def begin_anew(self) -> None:
-        """Let the process be new: the meter may spend on looks what it may in the first minutes."""
-        self._sampler._budget._spent_ns = 0
-
     def round(self, bench: Bench, order: random.Random, arms: Sequence[str] = ARMS) -> dict[str, Spent]:
         """Run the loop in all ways by turns, in orders drawn anew; return what a part took in each."""
         loops = {arm: bare_loop(bench) if arm in BARE else metered_loop(bench, self._meter) for arm in arms}

@@ -39,13 +39,9 @@ HALF_WIDTH_PERCENT = 0.5
 LARGEST_PERCENT, LARGEST_HIGH_PERCENT = 0.5, 1.0
 
 
-def one_round(
-    benches: list[Bench], metered: Metering, order: random.Random, *, first_minutes: bool = False
-) -> None:
+def one_round(benches: list[Bench], metered: Metering, order: random.Random) -> None:
     """Run each load once, in an order drawn anew."""
     for bench in order.sample(benches, len(benches)):
-        if first_minutes:
-            metered.begin_anew()
         bench.rounds.append(metered.round(bench, order))
 
 
@@ -65,11 +61,11 @@ def measure(
     benches: list[Bench], metered: Metering, order: random.Random, arguments: argparse.Namespace
 ) -> int:
     """Run rounds until the intervals are narrow enough, by the spread of the first; return how many."""
-    begin, young = time.monotonic(), arguments.first_minutes
+    begin = time.monotonic()
     first = arguments.rounds or FIRST_ROUNDS
     for number in range(first):
         note(f"round {number + 1} of {first}")
-        one_round(benches, metered, order, first_minutes=young)
+        one_round(benches, metered, order)
     if arguments.rounds:
         return first
     effects = [bench.effects("wall_seconds", "effect") for bench in benches]
@@ -77,7 +73,7 @@ def measure(
     possible = int(first * arguments.minutes * 60 / (time.monotonic() - begin))
     for number in range(first, min(needed, possible)):
         note(f"round {number + 1} of {min(needed, possible)} ({needed} needed)")
-        one_round(benches, metered, order, first_minutes=young)
+        one_round(benches, metered, order)
     return needed
 
 
@@ -175,11 +171,8 @@ def stolen_ticks() -> int:
     return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
 
 
-def report(
-    benches: list[Bench], needed: int, seed: int, condition: str, *, first_minutes: bool = False
-) -> str:
+def report(benches: list[Bench], needed: int, seed: int, condition: str) -> str:
     """Return the whole result as Markdown."""
-    title = "# What metering costs a training loop"
     count = len(benches[0].rounds)
     short = "" if count >= needed else f" {needed} would be needed for {HALF_WIDTH_PERCENT} %."
     method = (
@@ -190,7 +183,7 @@ def report(
     )
     return "\n".join(
         [
-            f"{title} in the first minutes of its process" if first_minutes else title,
+            "# What metering costs a training loop",
             "",
             f"{machine(seed)} {condition}",
             "",
@@ -212,7 +205,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, less than a minute")
-    parser.add_argument("--first-minutes", action="store_true", help="of a process that stays new")
     parser.add_argument("--rounds", type=int, help="so many; default: as many as the interval needs")
     parser.add_argument("--minutes", type=float, default=30.0, help="no new rounds after that")
     steps = ",".join(map(str, STEP_MILLISECONDS))
@@ -240,11 +232,10 @@ def main() -> None:
         for name in arguments.loads.split(",")
     ]
     with metering() as metered:
-        let_it_learn(benches, metered, fully=not (arguments.quick or arguments.first_minutes))
+        let_it_learn(benches, metered, fully=not arguments.quick)
         needed = measure(benches, metered, random.Random(seed), arguments)
     note("")
-    condition = conditions(load, stolen, begin)
-    text = report(benches, needed, seed, condition, first_minutes=arguments.first_minutes)
+    text = report(benches, needed, seed, conditions(load, stolen, begin))
     print(text)
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

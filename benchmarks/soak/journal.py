@@ -29,6 +29,8 @@ from mlmeter.testing import FakeClock, fake_domain, fake_meter
 
 TICK_SECONDS = 0.1
 TICKS_PER_WINDOW = 100
+# As the sampler's thread does: at the last tick within a second.
+TICKS_PER_BOOKING = 9
 DAY_SECONDS = 86_400
 # Power of one domain: mean, and scatter from tick to tick; time of one read and its scatter; delay of a tick.
 MEAN_WATTS, SIGMA_WATTS = 100.0, 3.0
@@ -101,7 +103,7 @@ def run_day(folder: Path, hours: float, domains: int) -> tuple[Path, int, Stopwa
         if number % TICKS_PER_WINDOW == 0:
             window = meter.inference("request", samples=1).__enter__()
         clock.advance((pause_ns + rng.randrange(TICK_SCATTER_NS) - TICK_SCATTER_NS // 2) * 1e-9)
-        sampler.tick()
+        sampler.tick(booking=number % TICKS_PER_BOOKING == 0)
         if number % TICKS_PER_WINDOW == TICKS_PER_WINDOW // 2:
             window.__exit__(None, None, None)
         if number % 36_000 == 35_999:

@@ -43,6 +43,9 @@ WINDOW_SECONDS = 0.005
 # Every window that was closed so long before the kill is to be there.
 KEPT_NS = 1_000_000_000
 RECOVERED_OF = 10
+# Of every second program, and of the others: the default, one that fits badly into a second, a long one.
+OFTEN_SECONDS = 0.01
+PERIODS_SECONDS = (None, 0.34, 1.0)
 # The others are killed in so long a time from the start of their process.
 FROM_START_RATIO = 0.9
 TOLD = "told.txt"
@@ -75,22 +78,20 @@ class Outcome:
 # --- the program that is killed -----------------------------------------------------------------
 
 
-def program(folder: Path, seconds: float, started: int, *, often: bool) -> None:
+def program(folder: Path, seconds: float, started: int, period_seconds: float | None) -> None:
     """Open windows in two threads and tell of them, in lines that a kill does not tear.
 
     Args:
         folder: for what it tells, and for its run.
         seconds: length of the session.
         started: a pipe that is closed when the session has begun.
-        often: write the journal as often as possible.
+        period_seconds: between readings; the shortest one has the journal written as often as possible.
     """
-    if often:
+    if period_seconds == OFTEN_SECONDS:
         live_journal.PERIOD_NS, live_journal.PATIENCE_NS = 1_000_000, 0
     told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     backends = [FakeBackend.with_power(MonotonicClock(), watts, id=f"{watts} W") for watts in (100, 200)]
-    meter = EnergyMeter(
-        "soak", backends=backends, output_dir=folder / "runs", period_seconds=0.01 if often else None
-    )
+    meter = EnergyMeter("soak", backends=backends, output_dir=folder / "runs", period_seconds=period_seconds)
     with meter:
         os.close(started)
         deadline_ns = time.perf_counter_ns() + round(seconds * 1e9)
@@ -131,7 +132,7 @@ def killed_program(folder: Path, seed: int) -> Outcome:
     if child == 0:
         status = 1
         try:
-            program(folder, seconds, started, often=seed % 2 == 1)
+            program(folder, seconds, started, OFTEN_SECONDS if seed % 2 else rng.choice(PERIODS_SECONDS))
             status = 0
         finally:
             os._exit(status)

@@ -11,10 +11,11 @@ TIMES_PER_EDGE = 400
 SAVED_NS = 1_000_000_000
 SHORTEST_REST_NS = 250_000_000
 # What takes longer has waited for a processor, or the source is dear, which `EdgePermit` sees to. So fifty
-# edges a second are read in any case: windows that are too long to be fitted have no more.
+# edges a second are read as far as this limit goes: windows that are too long to be fitted have no more.
 MOST_SPENT_NS = 50_000
-# Where there are more than two hundred edges a second, no more than one of two hundred may take longer than
-# this: with what a window costs beside its reads, 99 of 100 are entered and left within 50 us.
+# Where more than two hundred edges a second could be read, on average no more than one of two hundred may
+# take longer than this, even if that makes fewer than fifty: with what a window costs beside its reads, 99 of
+# 100 are entered and left within 50 us. Long windows, many at a time, are less sharp where reads are so dear.
 LATE_NS = 35_000
 EDGES_PER_LATE = 200
 DENSE_GAP_NS = 5_000_000

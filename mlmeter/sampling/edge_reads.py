@@ -105,7 +105,8 @@ class EdgeReads:
             self._wake.set()
         rest_ns = self._allowance.rest_ns(now, self._now_ns())
         if rest_ns:
-            self._next_ns = now + rest_ns
+            # Another thread may have been told of a longer one.
+            self._next_ns = max(self._next_ns, now + rest_ns)
 
     def rest(self, wake: Wake, timeout_seconds: float) -> bool:
         """Let the sampler's thread wait until `wake` is set or the time is over; return whether it is set."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 # that takes less than 0.1 ms, nothing changes. In a nested virtual machine it was 0.2 to 0.4 ms, and each
 # round cost a program of NumPy or pure Python 0.3 to 0.5 ms.
 TICK_CPU_RATIO = 0.001
-# Four of them are less than a second, within which all that has been read is to be on its way to the disk.
-LONGEST_SECONDS = 0.24
+# Four of them are less than `sampler.BOOKING_NS`, within which all that has been read is to be booked.
+LONGEST_SECONDS = 0.23
 # How fast the mean cost of a round follows the latest.
 COST_SHARE = 0.05
 

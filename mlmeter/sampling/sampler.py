@@ -34,10 +34,10 @@ from mlmeter.sampling.watched_thread import WatchedThread
 
 DEFAULT_PERIOD_SECONDS = 0.1
 _DEFAULT_PERIOD_NS = round(DEFAULT_PERIOD_SECONDS * 1e9)
-# How long readings may wait in the queue, after which meters write their journals: within a second. To book
+# How long readings may wait in the queue, after which meters write their journals, within a second. To book
 # each at once would cost the program several times as much: whatever has not run for a tenth of a second has
 # left the processor's caches.
-BOOKING_NS = 980_000_000
+BOOKING_NS = 940_000_000
 
 logger = logging.getLogger("mlmeter")
 

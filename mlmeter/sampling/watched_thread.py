@@ -21,7 +21,7 @@ class WatchedThread:
     Args:
         run: its work, which is given a turn and ends when `turn` is no longer that.
         reads: what may keep it.
-        lock: held by whoever calls a method.
+        lock: held by whoever calls `begin` and `end`.
 
     Attributes:
         current: the thread; None while there is none.

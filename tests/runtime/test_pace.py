@@ -46,7 +46,7 @@ def subscribed(paced: bool, **domain: object) -> Sampler:
     return sampler
 
 
-@pytest.mark.parametrize(("used_us", "rounds"), [(20, 100), (100, 100), (150, 67), (300, 40), (50_000, 40)])
+@pytest.mark.parametrize(("used_us", "rounds"), [(20, 100), (100, 100), (150, 67), (300, 43), (50_000, 43)])
 def test_dear_rounds_come_less_often(used_us: int, rounds: int) -> None:
     """Ten in a second as long as they take 0.1 % of a core; fewer where they are dear, but four at least."""
     sampler = subscribed(paced=True)
@@ -74,7 +74,7 @@ def test_pace_recovers() -> None:
     """A program that keeps the interpreter makes each round dear; when it has ended, they are cheap again."""
     sampler = subscribed(paced=True)
     rounds_in(sampler, 30, 1_000_000)
-    assert rounds_in(sampler, 10, 1_000_000) == pytest.approx(40, abs=2)
+    assert rounds_in(sampler, 10, 1_000_000) == pytest.approx(43, abs=2)
     rounds_in(sampler, 60, 20_000)
     assert rounds_in(sampler, 10, 20_000) == pytest.approx(100, abs=2)
 
@@ -101,7 +101,7 @@ def test_a_counter_that_wraps_soon_is_read_in_time() -> None:
     assert rounds_in(sampler, 10, 1_000_000) == pytest.approx(10 / 0.15, abs=2)
 
 
-@pytest.mark.parametrize(("given", "seconds"), [(None, 0.24), (0.1, 0.1), (2.0, 2.0)])
+@pytest.mark.parametrize(("given", "seconds"), [(None, 0.23), (0.1, 0.1), (2.0, 2.0)])
 def test_meters_are_paced_unless_a_period_is_given(given: float | None, seconds: float) -> None:
     """`period_seconds=0.1` means 0.1 s on any machine."""
     clock = FakeClock()
