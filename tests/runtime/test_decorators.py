@@ -43,6 +43,23 @@ def test_plain_function(clock: FakeClock, meter: EnergyMeter) -> None:
     assert predict.__doc__ == "Predict."
 
 
+def test_calls_share_no_units(meter: EnergyMeter) -> None:
+    """What somebody writes into the units of one call is not in those of the next."""
+    seen = []
+
+    @meter.inference
+    def predict() -> None:
+        window = mlmeter.current_window()
+        assert window is not None
+        seen.append(dict(window.units))
+        window.units["tokens"] = 5  # type: ignore[index]  # not what `units` is for
+
+    with meter:
+        predict()
+        predict()
+    assert seen == [{}, {}]
+
+
 def test_brackets_name_and_constant_units(clock: FakeClock, meter: EnergyMeter) -> None:
     """A decorator with brackets takes a name and counts of work."""
 
