@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 CONTEXT_PERIODS = 100
 # Longest time between two ticks of a session that is written while it runs.
 JOURNAL_SECONDS = 0.46
-# So many closed windows are put away at once, those of a quiet program with what is read.
-MANY_PENDING = 1_000
+# So many closed windows are put away at once, those of a quiet program with what is read. Python's garbage
+# collector runs when it counts 700 new objects, for 0.1 ms and in the midst of the program: a window keeps
+# three of them until then, and a read of counters two and one for each.
+MANY_PENDING = 60
 FORKED = "this process was forked from the one that is metered, whose session has its energy"
 
 _run_numbers = itertools.count(1)

@@ -38,6 +38,8 @@ _DEFAULT_PERIOD_NS = round(DEFAULT_PERIOD_SECONDS * 1e9)
 # each at once would cost the program several times as much: whatever has not run for a tenth of a second has
 # left the processor's caches.
 BOOKING_NS = 940_000_000
+# So many are put into the rows at once: each keeps objects, and many of those make the garbage collector run.
+MANY_QUEUED = 40
 
 logger = logging.getLogger("mlmeter")
 
@@ -243,6 +245,8 @@ class Sampler(RowAccess):
                 self._booked_ns = self._now_ns()
                 self._drain()
                 self._set_period()
+            elif len(self._queue) > MANY_QUEUED:
+                self._drain()
             subscriptions = self._subscriptions
         for item in subscriptions:
             if item.on_tick is not None and item.on_tick() is True:

@@ -15,7 +15,7 @@ from mlmeter.live import JOURNAL_SECONDS
 from mlmeter.measurement import Domain, Failure, Reading
 from mlmeter.sampling.pace import LONGEST_SECONDS
 from mlmeter.sampling.refresh_lock import NEVER_NS
-from mlmeter.sampling.sampler import BOOKING_NS, Sampler
+from mlmeter.sampling.sampler import BOOKING_NS, MANY_QUEUED, Sampler
 from mlmeter.sampling.sources import Source
 from mlmeter.sampling.thread_time import ThreadTime
 from mlmeter.testing import FakeBackend, FakeClock, SimulatedBackend, check_backend, fake_domain, fake_meter
@@ -79,6 +79,25 @@ def test_ticks_that_book_nothing_lose_nothing(clock: FakeClock) -> None:
     sampler.tick()
     assert source.rows[0].readings == 7
     assert len(booked) == 2
+
+
+@pytest.mark.parametrize(("windows", "kept"), [(10, True), (500, False)])
+def test_much_is_put_away_before_the_garbage_collector_runs(
+    clock: FakeClock, windows: int, kept: bool
+) -> None:
+    """At the next tick, whether it books or not; of a quiet program nothing is, as that costs more then."""
+    meter = fake_meter(FakeBackend([fake_domain()], [lambda now: now // 10], clock), clock=clock)
+    with meter:
+        sampler, log = meter._sampler, meter.recorder.log
+        assert sampler is not None
+        for _ in range(windows):
+            with meter.window("step"):
+                clock.advance(0.002)
+        assert len(log.pending) == windows
+        assert (0 < len(sampler._queue) <= MANY_QUEUED) == kept
+        sampler.tick(booking=False)
+        assert (bool(sampler._queue), bool(log.pending)) == (kept, kept)
+    assert len(meter.session.recording.windows) == windows
 
 
 @pytest.mark.parametrize(
