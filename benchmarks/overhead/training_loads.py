@@ -80,13 +80,12 @@ LOADS: dict[str, Callable[[int], Step]] = {
 }
 
 
-def sized(make: Callable[[int], Step], seconds: float) -> tuple[Step, float]:
-    """Return a step that takes about `seconds` here and now, and how long it took."""
+def sized(make: Callable[[int], Step], seconds: float) -> Step:
+    """Return a step that takes about `seconds` here and now."""
     size = 1
     for _ in range(ROUNDS_OF_CALIBRATION):
         size = max(1, round(size * seconds / step_seconds(make(size))))
-    step = make(size)
-    return step, step_seconds(step)
+    return make(size)
 
 
 def step_seconds(step: Step) -> float:

@@ -227,7 +227,7 @@ def main() -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     load, stolen, begin = os.getloadavg()[0], stolen_ticks(), time.monotonic()
     benches = [
-        Bench(name, step, sized(LOADS[name], PART_SECONDS)[0])
+        Bench(name, step, sized(LOADS[name], PART_SECONDS))
         for step in map(int, arguments.step_milliseconds.split(","))
         for name in arguments.loads.split(",")
     ]

@@ -75,7 +75,7 @@ class LiveJournal:
         self._due_ns, self._retry_ns = session.start_ns, FIRST_RETRY_NS
         self._wake = Wake()
         # Whether the session has ended, and whether who ended it has taken the file, or waits no more.
-        self._ended, self._left = threading.Event(), threading.Event()
+        self._ended, self._left = False, threading.Event()
         # The whole session, if its end has not waited for the disk.
         self._late: Recording | None = None
         self._thread: threading.Thread | None = None
@@ -83,7 +83,7 @@ class LiveJournal:
 
     def keep_up(self) -> None:
         """Let the thread write if it is time to; another one if something has ended the first."""
-        if self._ended.is_set() or not self._beginning.acquire(blocking=False):
+        if self._ended or not self._beginning.acquire(blocking=False):
             return
         try:
             if self._thread is None or not self._thread.is_alive():
@@ -102,7 +102,7 @@ class LiveJournal:
 
     def _end(self) -> None:
         """Let the thread write no more."""
-        self._ended.set()
+        self._ended = True
         self._wake.set()
 
     @property
@@ -112,7 +112,7 @@ class LiveJournal:
 
     def _run(self) -> None:
         sampler, clock, spent = self._session.sampler, self._session.sampler.clock, ThreadTime()
-        while not self._ended.is_set():
+        while not self._ended:
             clock.wait(self._wake, (self._due_ns + PATIENCE_NS - clock.now_ns()) * 1e-9)
             self._wake.clear()
             self.tick()
@@ -138,7 +138,7 @@ class LiveJournal:
         try:
             self._due_ns = now_ns + PERIOD_NS
             with self._lock:
-                if self._ended.is_set():
+                if self._ended:
                     return
                 file = self._file_in_place()
             # Without the lock: whoever ends the session may hold what this waits for.
@@ -147,7 +147,7 @@ class LiveJournal:
             # The disk may have taken its time, while the counters were read.
             until_ns = self._session.sampler.clock.now_ns()
             with self._lock:
-                if not self._ended.is_set():
+                if not self._ended:
                     self._write(file, new, until_ns)
             self._retry_ns = FIRST_RETRY_NS
         except Exception as error:  # whatever the disk or what was read do, the program goes on

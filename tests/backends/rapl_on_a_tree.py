@@ -6,13 +6,13 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 
-import pytest
 from pytest_mock import MockerFixture
 
 from mlmeter.backends.rapl import RaplBackend
 from mlmeter.errors import BackendUnavailableError
 from mlmeter.measurement import Domain, Reading
 from tests.backends.powercap_tree import PowercapTree, Zone
+from tests.backends.refusals import refused
 
 ONE_PACKAGE = (Zone("intel-rapl:0", "package-0", 5_000_000),)
 
@@ -30,12 +30,7 @@ def values_of(backend: RaplBackend, domains: Sequence[Domain]) -> dict[str, int]
 
 
 def refusal_of(backend: RaplBackend) -> BackendUnavailableError:
-    with pytest.raises(BackendUnavailableError) as caught:
-        backend.open()
-    assert caught.value.backend == "rapl"
-    assert caught.value.reason
-    assert caught.value.remedy
-    return caught.value
+    return refused(backend, "rapl")
 
 
 def deny(mocker: MockerFixture, tree: PowercapTree, *labels: str) -> None:

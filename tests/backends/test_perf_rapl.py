@@ -19,6 +19,7 @@ from mlmeter.measurement import Domain, Failure, Provenance, Reading
 from mlmeter.testing import FakeClock, advance, check_backend, fake_meter
 from tests.backends import perf_tree, powercap_tree
 from tests.backends.perf_tree import Cpu, FakeKernel, build_pmu
+from tests.backends.refusals import refused
 
 
 @pytest.fixture
@@ -40,12 +41,7 @@ def kernel_of(clock: FakeClock, cpus: Sequence[Cpu], watts: float = 10.0) -> Fak
 
 
 def refusal(backend: PerfRaplBackend) -> BackendUnavailableError:
-    with pytest.raises(BackendUnavailableError) as caught:
-        backend.open()
-    assert caught.value.backend == "perf_rapl"
-    assert caught.value.reason
-    assert caught.value.remedy
-    return caught.value
+    return refused(backend, "perf_rapl")
 
 
 # --- layouts ----------------------------------------------------------------------------------
